@@ -1,0 +1,72 @@
+//! Spare isolates: threads whose isolate is made from the snapshot already and waits for its function.
+//!
+//! Making one takes milliseconds; giving it a function takes a fraction of one. So one is always in the making or
+//! waiting, and the way through a spare is the only way to open an isolate.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use crate::isolate::{self, Command};
+use crate::runner::Process;
+
+/// Stack of an isolate's thread, in bytes: well above V8's own limit, since Rust frames stand between JavaScript's.
+const STACK_BYTES: usize = 8 << 20;
+
+/// A thread with an isolate that has no function yet.
+pub struct Spare {
+    pub commands: UnboundedSender<Command>,
+    ready: Arc<AtomicBool>,
+}
+
+impl Spare {
+    fn start(process: &Arc<Process>) -> std::io::Result<Self> {
+        let (commands, inbox) = unbounded_channel();
+        let ready = Arc::new(AtomicBool::new(false));
+        let (process, made) = (process.clone(), ready.clone());
+        std::thread::Builder::new()
+            .name("isolate".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(move || isolate::thread(&process, inbox, &made))?;
+        Ok(Self { commands, ready })
+    }
+
+    /// Whether the isolate is made, not only in the making.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+}
+
+/// The spare of a process.
+pub struct Spares {
+    process: Arc<Process>,
+    waiting: Option<Spare>,
+}
+
+impl Spares {
+    /// Starts the first.
+    pub fn new(process: Arc<Process>) -> Self {
+        let mut spares = Self { process, waiting: None };
+        spares.refill();
+        spares
+    }
+
+    /// The one that waits, or else a new one.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn take(&mut self) -> std::io::Result<Spare> {
+        match self.waiting.take() {
+            Some(spare) => Ok(spare),
+            None => Spare::start(&self.process),
+        }
+    }
+
+    /// Starts one unless one waits. No thread to be had means no spare now; the next `take` reports it.
+    pub fn refill(&mut self) {
+        if self.waiting.is_none() {
+            self.waiting = Spare::start(&self.process).ok();
+        }
+    }
+}

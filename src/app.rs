@@ -1,0 +1,343 @@
+//! The worker: the rooms wired together, run, and drained.
+//!
+//! Shutdown goes down the way of a message: subscriptions stop taking, what is in flight is settled and committed,
+//! engines end when no subscription feeds them any more, runners end when no engine needs them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use indexmap::IndexMap;
+use lagless_protocol::process::RunnerCommand;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::config::{ServiceSettings, Settings, ShapeKind, SinkSettings, SourceKind, TriggerSettings};
+use crate::delivery::retry::RetryPolicy;
+use crate::engine::{self, FunctionSetup, ServiceRunner, TriggerSetup};
+use crate::event::{Envelope, Shape};
+use crate::function::{Function, Registry};
+use crate::scale::Bounds;
+use crate::sink::kafka::{KafkaProducer, KafkaSink};
+use crate::sink::memory::{MemorySink, Output};
+use crate::sink::Sink;
+use crate::source::{self, Ended, Fault, Route, Stage, Subscription};
+use crate::telemetry::Metrics;
+use crate::trigger::{Rule, RuleError, TriggerEntry, Triggers};
+
+/// How long subscriptions and engines get for their last steps once the drain deadline has passed.
+const LAST_STEPS: Duration = Duration::from_secs(3);
+
+/// What a drain has achieved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DrainReport {
+    /// Messages settled since the start.
+    pub settled: u64,
+    /// Messages read but not settled: they will be read again, except from a memory source.
+    pub abandoned: u64,
+}
+
+/// Why a worker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("service.{service}.trigger.{trigger}.rule: {error}")]
+    Rule {
+        service: String,
+        trigger: String,
+        #[source]
+        error: RuleError,
+    },
+    #[error(transparent)]
+    Source(#[from] Fault),
+    #[error("source {source_name}: cannot open its output: {error}")]
+    Output {
+        source_name: String,
+        #[source]
+        error: std::io::Error,
+    },
+}
+
+/// How far a worker has got, for readiness and status lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Status {
+    Starting,
+    Running,
+    Draining,
+}
+
+/// A worker that runs.
+#[derive(Debug)]
+pub struct Worker {
+    stage: watch::Sender<Stage>,
+    status: watch::Sender<Status>,
+    subscriptions: Vec<oneshot::Receiver<Ended>>,
+    engines: Vec<JoinHandle<()>>,
+    runners: Vec<JoinHandle<()>>,
+    drain_timeout: Duration,
+}
+
+impl Worker {
+    /// Wires everything up and starts reading. Must be called within a tokio runtime.
+    pub fn start(
+        settings: &Settings,
+        registry: &Registry,
+        runner: &RunnerCommand,
+        metrics: &Metrics,
+    ) -> Result<Self, StartError> {
+        let (stage, stage_seen) = watch::channel(Stage::Run);
+        let (status, _) = watch::channel(Status::Starting);
+        let mut worker = Self {
+            stage,
+            status,
+            subscriptions: Vec::new(),
+            engines: Vec::new(),
+            runners: Vec::new(),
+            drain_timeout: settings.drain_timeout,
+        };
+        let mut wiring = Wiring { settings, metrics, sinks: Sinks::default(), entries: IndexMap::new() };
+        for (name, service) in &settings.services {
+            worker.start_service(name, service, registry, runner, &mut wiring)?;
+        }
+        let entries = std::mem::take(&mut wiring.entries);
+        for ((source, group), entry) in entries {
+            let ended = wiring.subscribe(&source, group, entry, stage_seen.clone())?;
+            worker.subscriptions.push(ended);
+        }
+        worker.status.send_replace(Status::Running);
+        Ok(worker)
+    }
+
+    fn start_service(
+        &mut self,
+        name: &str,
+        service: &ServiceSettings,
+        registry: &Registry,
+        runner: &RunnerCommand,
+        wiring: &mut Wiring<'_>,
+    ) -> Result<(), StartError> {
+        let functions: Vec<&Function> = registry.of_service(name).collect();
+        if functions.is_empty() {
+            return Ok(());
+        }
+        let deploys = functions.iter().map(|function| function.deploy(service, &service.functions[&function.name]));
+        let (handle, task) =
+            ServiceRunner::start(name.to_owned(), runner.clone(), deploys.collect(), wiring.metrics.runner(name));
+        self.runners.push(task);
+        for function in functions {
+            let triggers: Vec<_> = service.triggers.iter().filter(|(_, t)| t.function == function.name).collect();
+            let room = triggers.iter().map(|(_, t)| wiring.settings.sources[&t.source].in_flight.messages + 1);
+            let (inbox, intake) = mpsc::channel(room.sum::<usize>().clamp(1, mpsc_max()));
+            let mut setups = Vec::new();
+            for (index, (trigger_name, trigger)) in triggers.into_iter().enumerate() {
+                setups.push(wiring.trigger(name, trigger_name, trigger)?);
+                wiring.enter(name, trigger_name, trigger, Route::new(inbox.clone(), index))?;
+            }
+            let setup = function_setup(service, function, wiring.metrics);
+            self.engines.push(engine::start(setup, setups, handle.clone(), intake));
+        }
+        Ok(())
+    }
+
+    /// How far the worker has got.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Runs until `stop` completes or every input has ended, then drains.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> DrainReport {
+        let mut report = DrainReport::default();
+        tokio::select! {
+            () = stop => {}
+            () = all_ended(&mut self.subscriptions, &mut report) => {}
+        }
+        self.status.send_replace(Status::Draining);
+        self.stage.send_replace(Stage::Drain);
+        let drained = all_ended(&mut self.subscriptions, &mut report);
+        if tokio::time::timeout(self.drain_timeout, drained).await.is_err() {
+            tracing::warn!(timeout = ?self.drain_timeout, "the drain deadline has passed: giving up what still runs");
+            self.stage.send_replace(Stage::End);
+            let last = all_ended(&mut self.subscriptions, &mut report);
+            if tokio::time::timeout(LAST_STEPS, last).await.is_err() {
+                tracing::error!("a subscription does not end; leaving it behind");
+            }
+        }
+        // Engines end with the last subscription that feeds them; what is void by now they need not wait for.
+        for engine in &mut self.engines {
+            if tokio::time::timeout(Duration::from_millis(200), &mut *engine).await.is_err() {
+                engine.abort();
+            }
+        }
+        for runner in &mut self.runners {
+            // A runner is killed once no engine holds a handle to it; it has nothing to lose.
+            if tokio::time::timeout(LAST_STEPS, &mut *runner).await.is_err() {
+                runner.abort();
+            }
+        }
+        report
+    }
+}
+
+/// Tokio's own bound for a channel's capacity, far above any sensible number of deliveries.
+fn mpsc_max() -> usize {
+    tokio::sync::Semaphore::MAX_PERMITS >> 1
+}
+
+async fn all_ended(subscriptions: &mut Vec<oneshot::Receiver<Ended>>, report: &mut DrainReport) {
+    while let Some(subscription) = subscriptions.last_mut() {
+        // A subscription that broke off without a word has nothing to add.
+        let ended = subscription.await.unwrap_or_default();
+        report.settled += ended.settled;
+        report.abandoned += ended.abandoned;
+        subscriptions.pop();
+    }
+}
+
+fn function_setup(service: &ServiceSettings, function: &Function, metrics: &Metrics) -> FunctionSetup {
+    let settings = &service.functions[&function.name];
+    FunctionSetup {
+        name: function.full_name(),
+        id: function.id,
+        concurrency: settings.concurrency,
+        bounds: Bounds { min: settings.isolates.min, max: settings.isolates.max, idle: settings.isolates.idle },
+        log_level: service.log_level,
+        metrics: metrics.function(&function.service, &function.name),
+    }
+}
+
+/// What is shared while the worker is wired up.
+struct Wiring<'a> {
+    settings: &'a Settings,
+    metrics: &'a Metrics,
+    sinks: Sinks,
+    /// The triggers of each subscription, by source and group.
+    entries: IndexMap<(String, String), Entry>,
+}
+
+#[derive(Default)]
+struct Entry {
+    triggers: Vec<TriggerEntry>,
+    routes: Vec<Route>,
+    topics: Vec<String>,
+    start: Option<crate::config::Start>,
+}
+
+impl Wiring<'_> {
+    fn trigger(&mut self, service: &str, name: &str, trigger: &TriggerSettings) -> Result<TriggerSetup, StartError> {
+        let full_name = format!("{service}.{name}");
+        let mut sink = |sink: &Option<SinkSettings>| {
+            sink.as_ref().map(|sink| self.sinks.get(sink, self.settings)).transpose()
+        };
+        Ok(TriggerSetup {
+            on_success: sink(&trigger.on_success)?,
+            on_failure: sink(&trigger.on_failure)?,
+            envelope: Envelope {
+                shape: match trigger.shape {
+                    ShapeKind::Lagless => Shape::Lagless,
+                    ShapeKind::CloudEvents => Shape::CloudEvents,
+                },
+                source: trigger.source.clone(),
+                trigger: full_name.clone(),
+            },
+            name: full_name,
+            order: trigger.order,
+            batch_size: trigger.batch_size,
+            retry: RetryPolicy {
+                attempts: trigger.retry.attempts,
+                backoff: trigger.retry.backoff,
+                max_backoff: trigger.retry.max_backoff,
+            },
+            on_exhausted: trigger.on_exhausted,
+            metrics: self.metrics.trigger(service, name),
+        })
+    }
+
+    /// Enters a trigger into its subscription.
+    fn enter(&mut self, service: &str, name: &str, trigger: &TriggerSettings, route: Route) -> Result<(), StartError> {
+        let rule = trigger.rule.as_ref().map(Rule::compile).transpose().map_err(|error| StartError::Rule {
+            service: service.to_owned(),
+            trigger: name.to_owned(),
+            error,
+        })?;
+        let entry = self.entries.entry((trigger.source.clone(), trigger.group.clone())).or_default();
+        entry.start = Some(trigger.start);
+        entry.routes.push(route);
+        for topic in &trigger.topics {
+            if !entry.topics.contains(topic) {
+                entry.topics.push(topic.clone());
+            }
+        }
+        entry.triggers.push(TriggerEntry { topics: trigger.topics.clone(), rule });
+        Ok(())
+    }
+
+    fn subscribe(
+        &mut self,
+        source: &str,
+        group: String,
+        entry: Entry,
+        stage: watch::Receiver<Stage>,
+    ) -> Result<oneshot::Receiver<Ended>, StartError> {
+        let settings = &self.settings.sources[source];
+        let subscription = Subscription {
+            metrics: self.metrics.subscription(source, &group),
+            source: source.to_owned(),
+            group,
+            topics: entry.topics,
+            start: entry.start.unwrap_or(crate::config::Start::Earliest),
+            in_flight: settings.in_flight,
+            commit_interval: settings.commit_interval,
+            revoke_timeout: settings.revoke_timeout,
+            on_out_of_range: settings.on_out_of_range,
+            triggers: Triggers::new(source, entry.triggers),
+            routes: entry.routes,
+            stage,
+        };
+        match &settings.kind {
+            SourceKind::Kafka(kafka) => Ok(source::kafka::spawn(subscription, kafka)?.ended),
+            SourceKind::Memory(memory) => Ok(source::memory::spawn(subscription, memory)?),
+        }
+    }
+}
+
+/// Sinks and what they share, made when first asked for.
+#[derive(Default)]
+struct Sinks {
+    made: HashMap<SinkSettings, Sink>,
+    producers: HashMap<String, Arc<KafkaProducer>>,
+    outputs: HashMap<String, Output>,
+}
+
+impl Sinks {
+    fn get(&mut self, sink: &SinkSettings, settings: &Settings) -> Result<Sink, StartError> {
+        if let Some(made) = self.made.get(sink) {
+            return Ok(made.clone());
+        }
+        let made = match &settings.sources[&sink.source].kind {
+            SourceKind::Kafka(kafka) => {
+                let producer = match self.producers.get(&sink.source) {
+                    Some(producer) => producer.clone(),
+                    None => {
+                        let producer = Arc::new(KafkaProducer::connect(&sink.source, kafka)?);
+                        self.producers.insert(sink.source.clone(), producer.clone());
+                        producer
+                    }
+                };
+                Sink::Kafka(Arc::new(KafkaSink::new(producer, sink.source.clone(), sink.topic.clone())))
+            }
+            SourceKind::Memory(memory) => {
+                let output = match self.outputs.get(&sink.source) {
+                    Some(output) => output.clone(),
+                    None => {
+                        let output = Output::open(memory.output.as_deref())
+                            .map_err(|error| StartError::Output { source_name: sink.source.clone(), error })?;
+                        self.outputs.insert(sink.source.clone(), output.clone());
+                        output
+                    }
+                };
+                Sink::Memory(Arc::new(MemorySink::new(&sink.source, &sink.topic, output)))
+            }
+        };
+        self.made.insert(sink.clone(), made.clone());
+        Ok(made)
+    }
+}

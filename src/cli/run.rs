@@ -1,0 +1,154 @@
+//! `lagless run`.
+
+use std::sync::Arc;
+
+use clap::Args;
+use lagless_protocol::process::RunnerCommand;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{CliError, ConfigArgs, Exit};
+use crate::admin;
+use crate::app::{DrainReport, Worker};
+use crate::config::{self, LineFormat, MemorySettings, Settings, SourceKind};
+use crate::function::Registry;
+use crate::telemetry::Metrics;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lagless run -c lagless.toml
+  lagless run -c base.toml -c production.toml --set admin=0.0.0.0:9464
+  lagless run -c lagless.toml --stdin < orders.jsonl
+
+With --stdin every source is replaced by standard input, one message per line, and every sink by standard output;
+the worker ends when all lines are settled.
+
+SIGTERM and SIGINT drain: nothing new is read, what is in flight is finished, settled and committed within
+drain_timeout. A second signal exits at once.")]
+pub struct Run {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Read messages from standard input instead of the brokers, and write results to standard output
+    #[arg(long)]
+    stdin: bool,
+    /// What a line of standard input holds
+    #[arg(long, value_name = "FORMAT", default_value = "value", requires = "stdin")]
+    stdin_format: StdinFormat,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum StdinFormat {
+    /// The message's value
+    Value,
+    /// An object with topic, key, headers, and value, text or base64
+    Message,
+}
+
+impl Run {
+    pub fn run(self) -> Result<Exit, CliError> {
+        let mut settings = load(&self.config)?;
+        if self.stdin {
+            use_stdin(&mut settings, self.stdin_format)?;
+        }
+        let registry = load_code(&settings)?;
+        let report = runtime()?.block_on(work(&settings, &registry, Arc::default(), signals()))?;
+        Ok(exit_of(report))
+    }
+}
+
+/// Reads the settings that the flags name.
+pub fn load(args: &ConfigArgs) -> Result<Settings, CliError> {
+    let sources = config::Sources {
+        files: args.config.clone(),
+        overrides: args.set.clone(),
+        env: std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect(),
+    };
+    config::load(&sources).map_err(CliError::bad_config)
+}
+
+/// Reads the code of all functions.
+pub fn load_code(settings: &Settings) -> Result<Registry, CliError> {
+    Registry::load(settings).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        CliError::bad_config(lines.join("\n"))
+    })
+}
+
+pub fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::failed)
+}
+
+/// Runs a worker until `stop` completes or its inputs end.
+pub async fn work(
+    settings: &Settings,
+    registry: &Registry,
+    metrics: Arc<Metrics>,
+    stop: impl Future<Output = ()>,
+) -> Result<DrainReport, CliError> {
+    let runner = RunnerCommand::of_this_program().map_err(CliError::failed)?;
+    let worker = Worker::start(settings, registry, &runner, &metrics).map_err(CliError::bad_config)?;
+    if let Some(address) = settings.admin {
+        let bound = admin::serve(address, metrics, worker.status())
+            .map_err(|error| CliError::failed(format!("admin = \"{address}\": {error}")))?;
+        tracing::info!("health and metrics at http://{bound}");
+    }
+    let report = worker.run(stop).await;
+    tracing::info!(settled = report.settled, abandoned = report.abandoned, "drained");
+    Ok(report)
+}
+
+/// How a worker's end is told to whoever started it.
+pub fn exit_of(report: DrainReport) -> Exit {
+    if report.abandoned > 0 { Exit::Abandoned } else { Exit::Done }
+}
+
+/// Completes with the first SIGTERM or SIGINT; the second ends the process at once.
+pub async fn signals() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        tracing::error!("cannot listen for signals; the worker ends only when its inputs do");
+        return std::future::pending().await;
+    };
+    let mut next = async move || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    next().await;
+    tracing::info!("draining; a second signal exits at once");
+    tokio::spawn(async move {
+        next().await;
+        #[expect(clippy::disallowed_methods, reason = "the user is impatient, and runners end with their sockets")]
+        std::process::exit(Exit::Failed as i32);
+    });
+}
+
+/// Replaces every source by standard input and output.
+fn use_stdin(settings: &mut Settings, format: StdinFormat) -> Result<(), CliError> {
+    let mut groups: Vec<(&str, &str)> = settings
+        .services
+        .values()
+        .flat_map(|service| service.triggers.values())
+        .map(|trigger| (trigger.source.as_str(), trigger.group.as_str()))
+        .collect();
+    groups.sort_unstable();
+    groups.dedup();
+    if groups.len() > 1 {
+        return Err(CliError::bad_config(format!(
+            "--stdin needs all triggers to share one source and group; this configuration has {}",
+            groups.iter().map(|(source, group)| format!("{source}/{group}")).collect::<Vec<_>>().join(", ")
+        )));
+    }
+    for source in settings.sources.values_mut() {
+        source.kind = SourceKind::Memory(MemorySettings {
+            input: None,
+            output: None,
+            format: match format {
+                StdinFormat::Value => LineFormat::Value,
+                StdinFormat::Message => LineFormat::Message,
+            },
+        });
+    }
+    settings.admin = None;
+    Ok(())
+}

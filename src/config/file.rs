@@ -1,0 +1,436 @@
+//! What can be written in a configuration file. The comments here are the reference; every key has a default unless
+//! its comment says "required".
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use indexmap::IndexMap;
+use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
+
+pub use super::choice::Kind;
+use super::choice::{choice, optional_choice};
+use super::settings::{LineFormat, LogLevel, OnExhausted, Order, OutOfRange, ShapeKind, Start};
+use super::units::{count, duration, listen_address, optional_duration, size, texts};
+
+/// The root of a file, beside its `[source.NAME]` and `[service.NAME]` tables.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerFile {
+    /// Where health, readiness and metrics are served: an IP address with a port, or `"off"`. Default
+    /// `"127.0.0.1:9464"`.
+    #[serde(default = "admin", deserialize_with = "listen_address")]
+    pub admin: Option<SocketAddr>,
+    /// How long deliveries in flight may finish after a stop. Default `"25s"`.
+    #[serde(default = "drain_timeout", deserialize_with = "duration")]
+    pub drain_timeout: Duration,
+}
+
+/// `[source.NAME]`: a connection to a broker, or a stand-in for one.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceFile {
+    /// `"kafka"` or `"memory"`, required.
+    #[serde(deserialize_with = "choice")]
+    pub kind: Kind,
+    /// Kafka, required: `host:port` of some of the servers, as a list or with commas between.
+    #[serde(default, deserialize_with = "texts")]
+    pub brokers: Option<Vec<String>>,
+    /// Kafka: settings of librdkafka by their own names, such as `"security.protocol" = "SASL_SSL"`. Values may be
+    /// secrets. Those that Lagless decides itself, such as `group.id`, are refused.
+    #[serde(default)]
+    pub client: IndexMap<String, SecretFile>,
+    /// Kafka: static membership. A worker that returns under the same name within the session timeout gets its
+    /// partitions back without a rebalance. Must differ between the workers of a group.
+    pub instance_id: Option<String>,
+    /// Memory: the file with the lines to read, or `"-"` for standard input. Default `"-"`.
+    pub input: Option<PathBuf>,
+    /// Memory: the file that results are appended to, or `"-"` for standard output. Default `"-"`.
+    pub output: Option<PathBuf>,
+    /// Memory: what a line holds. `"value"`: the message's value; `"message"`: a JSON object with `value`, `text` or
+    /// `base64`, and optionally `topic`, `key`, `headers` and `timestamp`. Default `"value"`.
+    #[serde(default, deserialize_with = "optional_choice")]
+    pub format: Option<LineFormat>,
+    /// How often finished offsets are committed. Default `"1s"`.
+    #[serde(default = "commit_interval", deserialize_with = "duration")]
+    pub commit_interval: Duration,
+    /// Bound on what is read but not yet settled, for each group.
+    #[serde(default)]
+    pub in_flight: InFlightFile,
+    /// Kafka: how long deliveries in flight may finish when a partition is taken away. Polling stands still meanwhile,
+    /// so it must be below the session timeout. Default `"3s"`.
+    #[serde(default, deserialize_with = "optional_duration")]
+    pub revoke_timeout: Option<Duration>,
+    /// Kafka: what to do where the committed offset no longer exists. `"stop"` leaves the partition alone until
+    /// somebody decides; `"earliest"` and `"latest"` go on from there. Default `"stop"`.
+    #[serde(default, deserialize_with = "optional_choice")]
+    pub on_out_of_range: Option<OutOfRange>,
+}
+
+/// `in_flight = { messages = 10000, bytes = "64MiB" }`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InFlightFile {
+    /// Messages, at least 1. Default 10000.
+    #[serde(default = "in_flight_messages", deserialize_with = "count")]
+    pub messages: u32,
+    /// Bytes of their keys, values and headers. Default `"64MiB"`.
+    #[serde(default = "in_flight_bytes", deserialize_with = "size")]
+    pub bytes: u64,
+}
+
+impl Default for InFlightFile {
+    fn default() -> Self {
+        Self { messages: in_flight_messages(), bytes: in_flight_bytes() }
+    }
+}
+
+/// `[service.NAME]`: functions that share settings and a runner, beside its `function.NAME` and `trigger.NAME` tables.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceFile {
+    /// What functions see as `ctx.env`. Values may be secrets.
+    #[serde(default)]
+    pub env: IndexMap<String, SecretFile>,
+    #[serde(default)]
+    pub log: LogFile,
+}
+
+/// `log = { level = "info" }`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogFile {
+    /// Log lines of functions below this level are dropped: `"error"`, `"warn"`, `"info"` or `"debug"`. Default
+    /// `"info"`.
+    #[serde(default = "log_level", deserialize_with = "choice")]
+    pub level: LogLevel,
+}
+
+impl Default for LogFile {
+    fn default() -> Self {
+        Self { level: log_level() }
+    }
+}
+
+/// `[service.NAME.function.NAME]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FunctionFile {
+    /// The TypeScript or JavaScript file to run, required.
+    pub code: PathBuf,
+    /// Name of the export to call. Default `"default"`.
+    #[serde(default = "handler")]
+    pub handler: String,
+    /// Heap of one isolate, from `"8MiB"` to `"4GiB"`. Default `"128MiB"`.
+    #[serde(default = "memory", deserialize_with = "size")]
+    pub memory: u64,
+    /// Wall-clock time that one event may take. Default `"30s"`.
+    #[serde(default = "timeout", deserialize_with = "duration")]
+    pub timeout: Duration,
+    /// Wall-clock time that loading and evaluating the code may take. Default `"10s"`.
+    #[serde(default = "start_timeout", deserialize_with = "duration")]
+    pub start_timeout: Duration,
+    /// Events in flight in one isolate, at least 1. Default 16.
+    #[serde(default = "concurrency", deserialize_with = "count")]
+    pub concurrency: u32,
+    #[serde(default)]
+    pub isolates: IsolatesFile,
+}
+
+/// `isolates = { min = 0, max = 8, idle = "60s" }`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IsolatesFile {
+    /// Isolates that stay, busy or not. Default 0.
+    #[serde(default, deserialize_with = "count")]
+    pub min: u32,
+    /// The most there may be, at least 1. Default: the number of processor cores (or `min`, where that is more).
+    #[serde(default, deserialize_with = "optional_count")]
+    pub max: Option<u32>,
+    /// How long an isolate above `min` may sit idle. Default `"60s"`.
+    #[serde(default = "isolate_idle", deserialize_with = "duration")]
+    pub idle: Duration,
+}
+
+impl Default for IsolatesFile {
+    fn default() -> Self {
+        Self { min: 0, max: None, idle: isolate_idle() }
+    }
+}
+
+/// `[service.NAME.trigger.NAME]`: which messages fire which function.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TriggerFile {
+    /// A function of the same service, required.
+    pub function: String,
+    /// The source to read from, required.
+    pub source: String,
+    /// Topics to read, as a list or with commas between; required for Kafka. Default for memory: `["memory"]`.
+    #[serde(default, deserialize_with = "texts")]
+    pub topics: Option<Vec<String>>,
+    /// Kafka consumer group; committed offsets of an existing group are taken over. Default: the service's name.
+    pub group: Option<String>,
+    /// Where a group without committed offsets begins: `"earliest"` or `"latest"`. All triggers of a group agree.
+    /// Default `"earliest"`.
+    #[serde(default = "start", deserialize_with = "choice")]
+    pub start: Start,
+    /// The pattern that messages must match, as a table, as JSON text, or as `{ file = "rule.json" }`; the last two
+    /// can say `null`. Default: every message matches.
+    pub rule: Option<RuleFile>,
+    /// The form of the event that the function is handed: `"lagless"` or `"cloudevents"`. Default `"lagless"`.
+    #[serde(default = "shape", deserialize_with = "choice")]
+    pub shape: ShapeKind,
+    /// What is handled one after the other: the messages of a `"partition"`, or `"none"`. Default `"partition"`.
+    #[serde(default = "order", deserialize_with = "choice")]
+    pub order: Order,
+    #[serde(default)]
+    pub batch: BatchFile,
+    #[serde(default)]
+    pub retry: RetryFile,
+    /// Where results go. Default: nowhere.
+    pub on_success: Option<SinkFile>,
+    /// Where messages go whose last attempt failed. Default: see `on_exhausted`.
+    pub on_failure: Option<SinkFile>,
+    /// Without `on_failure`: what becomes of a message whose last attempt failed. `"stop"`: its lane stops and says so;
+    /// `"drop"`: it is counted and forgotten. Default `"stop"`.
+    #[serde(default, deserialize_with = "optional_choice")]
+    pub on_exhausted: Option<OnExhausted>,
+}
+
+/// `batch = { size = 100 }`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BatchFile {
+    /// How many events travel to an isolate at once, 1 to 10000. Default 100.
+    #[serde(default = "batch_size", deserialize_with = "count")]
+    pub size: u32,
+}
+
+impl Default for BatchFile {
+    fn default() -> Self {
+        Self { size: batch_size() }
+    }
+}
+
+/// `retry = { attempts = 5, backoff = "200ms", max_backoff = "30s" }`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetryFile {
+    /// Attempts in all, the first included; at least 1. Default 5.
+    #[serde(default = "retry_attempts", deserialize_with = "count")]
+    pub attempts: u32,
+    /// The wait before the second attempt; it doubles with each. Default `"200ms"`.
+    #[serde(default = "retry_backoff", deserialize_with = "duration")]
+    pub backoff: Duration,
+    /// The longest wait. Default `"30s"`, or `backoff` where that is more.
+    #[serde(default, deserialize_with = "optional_duration")]
+    pub max_backoff: Option<Duration>,
+}
+
+impl Default for RetryFile {
+    fn default() -> Self {
+        Self { attempts: retry_attempts(), backoff: retry_backoff(), max_backoff: None }
+    }
+}
+
+/// `{ kafka = "SOURCE", topic = "t" }` or `{ memory = "SOURCE", topic = "t" }`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SinkFile {
+    /// The name of a Kafka source.
+    pub kafka: Option<String>,
+    /// The name of a memory source.
+    pub memory: Option<String>,
+    /// The topic to write to, required.
+    pub topic: String,
+}
+
+/// A value given openly, or where to find it: `{ env = "NAME" }` or `{ file = "path" }`. What is found elsewhere is
+/// never printed; a line break at the end of a file does not count.
+#[derive(Clone)]
+pub enum SecretFile {
+    Open(String),
+    Env(String),
+    File(PathBuf),
+}
+
+impl std::fmt::Debug for SecretFile {
+    /// Open values may be passwords all the same.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Open(_) => f.write_str("Open(***)"),
+            Self::Env(name) => f.debug_tuple("Env").field(name).finish(),
+            Self::File(path) => f.debug_tuple("File").field(path).finish(),
+        }
+    }
+}
+
+const SECRET_FORM: &str = "a string, a number, a boolean, { env = \"NAME\" } or { file = \"path\" }";
+
+impl<'de> Deserialize<'de> for SecretFile {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SecretVisitor)
+    }
+}
+
+struct SecretVisitor;
+
+impl<'de> Visitor<'de> for SecretVisitor {
+    type Value = SecretFile;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(SECRET_FORM)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<SecretFile, E> {
+        Ok(SecretFile::Open(text.to_owned()))
+    }
+
+    fn visit_bool<E: de::Error>(self, flag: bool) -> Result<SecretFile, E> {
+        Ok(SecretFile::Open(flag.to_string()))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<SecretFile, E> {
+        Ok(SecretFile::Open(number.to_string()))
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<SecretFile, E> {
+        Ok(SecretFile::Open(number.to_string()))
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<SecretFile, E> {
+        Ok(SecretFile::Open(number.to_string()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SecretFile, A::Error> {
+        // The text of neither key nor value is shown: a secret may have been put where its reference belongs.
+        let refused = || de::Error::custom(format!("found a table of another form; expected {SECRET_FORM}"));
+        let entry = map.next_entry::<String, serde_json::Value>()?;
+        let secret = match &entry {
+            Some((key, serde_json::Value::String(name))) if key == "env" => SecretFile::Env(name.clone()),
+            Some((key, serde_json::Value::String(path))) if key == "file" => SecretFile::File(path.into()),
+            _ => return Err(refused()),
+        };
+        if map.next_entry::<String, de::IgnoredAny>()?.is_some() {
+            return Err(refused());
+        }
+        Ok(secret)
+    }
+}
+
+/// A rule in any of its three forms.
+#[derive(Debug)]
+pub enum RuleFile {
+    Table(serde_json::Value),
+    Text(String),
+    File(PathBuf),
+}
+
+impl<'de> Deserialize<'de> for RuleFile {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde_json::Value;
+        match Value::deserialize(deserializer)? {
+            Value::String(text) => Ok(Self::Text(text)),
+            Value::Object(table) => match table.get("file") {
+                Some(Value::String(path)) if table.len() == 1 => Ok(Self::File(path.into())),
+                _ => Ok(Self::Table(Value::Object(table))),
+            },
+            _ => Err(de::Error::custom("expected a table, JSON text, or { file = \"path\" }")),
+        }
+    }
+}
+
+/// As [`count`], for keys whose absence means something of its own.
+fn optional_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    count(deserializer).map(Some)
+}
+
+fn admin() -> Option<SocketAddr> {
+    Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 9464)))
+}
+
+/// Kubernetes kills after 30 s.
+fn drain_timeout() -> Duration {
+    Duration::from_secs(25)
+}
+
+fn commit_interval() -> Duration {
+    Duration::from_secs(1)
+}
+
+fn in_flight_messages() -> u32 {
+    10_000
+}
+
+fn in_flight_bytes() -> u64 {
+    64 << 20
+}
+
+/// Far below librdkafka's session timeout of 45 s.
+pub(super) fn revoke_timeout() -> Duration {
+    Duration::from_secs(3)
+}
+
+fn log_level() -> LogLevel {
+    LogLevel::Info
+}
+
+fn handler() -> String {
+    "default".into()
+}
+
+fn memory() -> u64 {
+    128 << 20
+}
+
+fn timeout() -> Duration {
+    Duration::from_secs(30)
+}
+
+fn start_timeout() -> Duration {
+    Duration::from_secs(10)
+}
+
+fn concurrency() -> u32 {
+    16
+}
+
+/// The number of cores that this process may use.
+pub(super) fn isolates_max() -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    u32::try_from(cores).unwrap_or(u32::MAX)
+}
+
+fn isolate_idle() -> Duration {
+    Duration::from_secs(60)
+}
+
+fn start() -> Start {
+    Start::Earliest
+}
+
+fn shape() -> ShapeKind {
+    ShapeKind::Lagless
+}
+
+fn order() -> Order {
+    Order::Partition
+}
+
+fn batch_size() -> u32 {
+    100
+}
+
+fn retry_attempts() -> u32 {
+    5
+}
+
+fn retry_backoff() -> Duration {
+    Duration::from_millis(200)
+}
+
+pub(super) fn retry_max_backoff() -> Duration {
+    Duration::from_secs(30)
+}

@@ -1,0 +1,225 @@
+//! The validated settings: what the rest of the program sees. Everything here can be honoured as it stands.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use indexmap::IndexMap;
+
+/// Everything a worker needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub sources: IndexMap<String, SourceSettings>,
+    pub services: IndexMap<String, ServiceSettings>,
+    /// Where health, readiness and metrics are served; `None` serves nothing.
+    pub admin: Option<SocketAddr>,
+    /// How long deliveries in flight may finish after a stop.
+    pub drain_timeout: Duration,
+    /// Files the settings were read from, for watching.
+    pub files: Vec<PathBuf>,
+}
+
+/// A configured broker connection.
+#[derive(Debug, Clone)]
+pub struct SourceSettings {
+    pub kind: SourceKind,
+    /// How often finished offsets are committed.
+    pub commit_interval: Duration,
+    /// Bound on deliveries that are read but not yet settled, per subscription.
+    pub in_flight: InFlight,
+    /// How long deliveries in flight may finish when a partition is taken away.
+    pub revoke_timeout: Duration,
+    /// What to do where the committed offset no longer exists.
+    pub on_out_of_range: OutOfRange,
+}
+
+#[derive(Debug, Clone)]
+pub enum SourceKind {
+    Kafka(KafkaSettings),
+    Memory(MemorySettings),
+}
+
+#[derive(Debug, Clone)]
+pub struct KafkaSettings {
+    /// `host:port` each.
+    pub brokers: Vec<String>,
+    /// librdkafka settings, passed through to every client of this source.
+    pub client: IndexMap<String, Secret>,
+    /// Static membership: librdkafka's `group.instance.id`.
+    pub instance_id: Option<String>,
+}
+
+/// Messages as JSON lines from a file or standard input, and results as JSON lines to one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemorySettings {
+    /// `None` is standard input.
+    pub input: Option<PathBuf>,
+    /// `None` is standard output.
+    pub output: Option<PathBuf>,
+    pub format: LineFormat,
+}
+
+/// What one line of a memory source holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineFormat {
+    /// The line is the message's value.
+    Value,
+    /// The line is a JSON object: `value` or `text` or `base64`, and optionally `topic`, `key`, `headers`, `timestamp`.
+    Message,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InFlight {
+    pub messages: usize,
+    pub bytes: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutOfRange {
+    /// Leave the partition alone and say so until somebody decides.
+    Stop,
+    Earliest,
+    Latest,
+}
+
+/// A group of functions that share settings.
+#[derive(Debug, Clone)]
+pub struct ServiceSettings {
+    /// What functions see as `ctx.env`.
+    pub env: IndexMap<String, Secret>,
+    /// Log lines of functions below this level are dropped.
+    pub log_level: LogLevel,
+    pub functions: IndexMap<String, FunctionSettings>,
+    pub triggers: IndexMap<String, TriggerSettings>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+#[derive(Debug, Clone)]
+pub struct FunctionSettings {
+    /// The entry file, resolved against the folder of the file that named it.
+    pub code: PathBuf,
+    /// Name of the export to call.
+    pub handler: String,
+    /// Heap of one isolate, in bytes.
+    pub memory: u64,
+    /// Wall-clock time of one event.
+    pub timeout: Duration,
+    /// Wall-clock time for loading and evaluating the code.
+    pub start_timeout: Duration,
+    /// Events in flight in one isolate.
+    pub concurrency: u32,
+    pub isolates: Isolates,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Isolates {
+    pub min: u32,
+    pub max: u32,
+    /// How long an isolate above `min` may sit idle.
+    pub idle: Duration,
+}
+
+/// Which messages fire which function, and how their deliveries are handled.
+#[derive(Debug, Clone)]
+pub struct TriggerSettings {
+    pub function: String,
+    pub source: String,
+    pub topics: Vec<String>,
+    /// Kafka consumer group; default: the service's name.
+    pub group: String,
+    pub start: Start,
+    /// The pattern, as JSON; `None` matches every message.
+    pub rule: Option<serde_json::Value>,
+    pub shape: ShapeKind,
+    pub order: Order,
+    /// How many events travel to an isolate at once.
+    pub batch_size: usize,
+    pub retry: RetrySettings,
+    pub on_success: Option<SinkSettings>,
+    pub on_failure: Option<SinkSettings>,
+    pub on_exhausted: OnExhausted,
+}
+
+/// Where a group without committed offsets begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    Earliest,
+    Latest,
+}
+
+/// The form of the event that a function is handed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShapeKind {
+    Lagless,
+    CloudEvents,
+}
+
+/// What must be handled one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    Partition,
+    None,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RetrySettings {
+    /// Attempts in all, the first included.
+    pub attempts: u32,
+    pub backoff: Duration,
+    pub max_backoff: Duration,
+}
+
+/// A topic of a source, seen as a place to write to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SinkSettings {
+    pub source: String,
+    pub topic: String,
+}
+
+/// What becomes of a delivery after the last attempt when there is no dead-letter sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExhausted {
+    /// The lane stops and says so.
+    Stop,
+    Drop,
+}
+
+/// A value that is never printed when it came by reference.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    value: String,
+    hidden: bool,
+}
+
+impl Secret {
+    pub fn hidden(value: impl Into<String>) -> Self {
+        Self { value: value.into(), hidden: true }
+    }
+
+    pub fn plain(value: impl Into<String>) -> Self {
+        Self { value: value.into(), hidden: false }
+    }
+
+    pub fn reveal(&self) -> &str {
+        &self.value
+    }
+
+    /// What may be shown to people.
+    pub fn shown(&self) -> &str {
+        if self.hidden { "***" } else { &self.value }
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.shown(), f)
+    }
+}

@@ -1,0 +1,162 @@
+//! The effective settings as TOML that can be loaded again, secrets apart.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use super::choice::word;
+use super::place::is_bare;
+use super::settings::{
+    FunctionSettings, Secret, ServiceSettings, Settings, SinkSettings, SourceKind, SourceSettings, TriggerSettings,
+};
+use super::units::size_text;
+
+/// Every setting with the value in force, secrets as `***`.
+pub fn show(settings: &Settings) -> String {
+    let mut page = Page::default();
+    let admin = settings.admin.map_or_else(|| "off".to_owned(), |address| address.to_string());
+    page.set("admin", quoted(&admin));
+    page.set("drain_timeout", duration(settings.drain_timeout));
+    for (name, source) in &settings.sources {
+        page.section(&format!("source.{name}"));
+        show_source(&mut page, source);
+    }
+    for (name, service) in &settings.services {
+        show_service(&mut page, name, service, settings);
+    }
+    page.text
+}
+
+/// Lines of TOML.
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn section(&mut self, name: &str) {
+        self.line(format_args!("\n[{name}]"));
+    }
+
+    /// `value` is TOML.
+    fn set(&mut self, key: &str, value: String) {
+        self.line(format_args!("{key} = {value}"));
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        writeln!(self.text, "{line}").expect("writing to a string cannot fail");
+    }
+}
+
+fn show_source(page: &mut Page, source: &SourceSettings) {
+    match &source.kind {
+        SourceKind::Kafka(kafka) => {
+            page.set("kind", quoted("kafka"));
+            page.set("brokers", list(&kafka.brokers));
+            page.set("client", secrets(kafka.client.iter()));
+            if let Some(id) = &kafka.instance_id {
+                page.set("instance_id", quoted(id));
+            }
+            page.set("revoke_timeout", duration(source.revoke_timeout));
+            page.set("on_out_of_range", quoted(word(source.on_out_of_range)));
+        }
+        SourceKind::Memory(memory) => {
+            page.set("kind", quoted("memory"));
+            page.set("input", stream(memory.input.as_deref()));
+            page.set("output", stream(memory.output.as_deref()));
+            page.set("format", quoted(word(memory.format)));
+        }
+    }
+    page.set("commit_interval", duration(source.commit_interval));
+    let bytes = quoted(&size_text(source.in_flight.bytes as u64));
+    page.set("in_flight", format!("{{ messages = {}, bytes = {bytes} }}", source.in_flight.messages));
+}
+
+fn show_service(page: &mut Page, name: &str, service: &ServiceSettings, settings: &Settings) {
+    page.section(&format!("service.{name}"));
+    page.set("env", secrets(service.env.iter()));
+    page.set("log", format!("{{ level = {} }}", quoted(word(service.log_level))));
+    for (function_name, function) in &service.functions {
+        page.section(&format!("service.{name}.function.{function_name}"));
+        show_function(page, function);
+    }
+    for (trigger_name, trigger) in &service.triggers {
+        page.section(&format!("service.{name}.trigger.{trigger_name}"));
+        show_trigger(page, trigger, settings);
+    }
+}
+
+fn show_function(page: &mut Page, function: &FunctionSettings) {
+    page.set("code", quoted(&function.code.to_string_lossy()));
+    page.set("handler", quoted(&function.handler));
+    page.set("memory", quoted(&size_text(function.memory)));
+    page.set("timeout", duration(function.timeout));
+    page.set("start_timeout", duration(function.start_timeout));
+    page.set("concurrency", function.concurrency.to_string());
+    let isolates = function.isolates;
+    let idle = duration(isolates.idle);
+    page.set("isolates", format!("{{ min = {}, max = {}, idle = {idle} }}", isolates.min, isolates.max));
+}
+
+fn show_trigger(page: &mut Page, trigger: &TriggerSettings, settings: &Settings) {
+    page.set("function", quoted(&trigger.function));
+    page.set("source", quoted(&trigger.source));
+    page.set("topics", list(&trigger.topics));
+    page.set("group", quoted(&trigger.group));
+    page.set("start", quoted(word(trigger.start)));
+    if let Some(rule) = &trigger.rule {
+        // As JSON text, since TOML has no null.
+        page.set("rule", quoted(&rule.to_string()));
+    }
+    page.set("shape", quoted(word(trigger.shape)));
+    page.set("order", quoted(word(trigger.order)));
+    page.set("batch", format!("{{ size = {} }}", trigger.batch_size));
+    let retry = trigger.retry;
+    let (backoff, max_backoff) = (duration(retry.backoff), duration(retry.max_backoff));
+    let attempts = retry.attempts;
+    page.set("retry", format!("{{ attempts = {attempts}, backoff = {backoff}, max_backoff = {max_backoff} }}"));
+    if let Some(target) = &trigger.on_success {
+        page.set("on_success", sink(target, settings));
+    }
+    match &trigger.on_failure {
+        Some(target) => page.set("on_failure", sink(target, settings)),
+        None => page.set("on_exhausted", quoted(word(trigger.on_exhausted))),
+    }
+}
+
+fn sink(sink: &SinkSettings, settings: &Settings) -> String {
+    let kind = match settings.sources.get(&sink.source).map(|source| &source.kind) {
+        Some(SourceKind::Memory(_)) => "memory",
+        Some(SourceKind::Kafka(_)) | None => "kafka",
+    };
+    format!("{{ {kind} = {}, topic = {} }}", quoted(&sink.source), quoted(&sink.topic))
+}
+
+fn secrets<'a>(secrets: impl Iterator<Item = (&'a String, &'a Secret)>) -> String {
+    let entries: Vec<_> = secrets
+        .map(|(key, secret)| {
+            let key = if is_bare(key) { key.clone() } else { quoted(key) };
+            format!("{key} = {}", quoted(secret.shown()))
+        })
+        .collect();
+    if entries.is_empty() { "{}".into() } else { format!("{{ {} }}", entries.join(", ")) }
+}
+
+fn stream(path: Option<&Path>) -> String {
+    path.map_or_else(|| quoted("-"), |path| quoted(&path.to_string_lossy()))
+}
+
+fn list(texts: &[String]) -> String {
+    let texts: Vec<_> = texts.iter().map(|text| quoted(text)).collect();
+    format!("[{}]", texts.join(", "))
+}
+
+fn duration(duration: Duration) -> String {
+    quoted(&humantime::format_duration(duration).to_string())
+}
+
+/// A TOML string on one line.
+fn quoted(text: &str) -> String {
+    // JSON's escapes are all TOML's too; DEL alone is legal there and not here.
+    serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007f")
+}

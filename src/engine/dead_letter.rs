@@ -1,0 +1,176 @@
+//! The record that a dead-letter sink gets: the original bytes, key and headers, and headers that say why.
+
+use lagless_protocol::frames::Failure;
+
+use crate::event::Message;
+use crate::sink::Record;
+
+/// Room for the broker's own framing of a record.
+const FRAMING: usize = 200;
+const STACK_MAX: usize = 4 << 10;
+const ERROR_MAX: usize = 1 << 10;
+
+/// Why, when and for whom a message is dead.
+#[derive(Debug)]
+pub struct Obituary<'a> {
+    pub source: &'a str,
+    /// `service.trigger`.
+    pub trigger: &'a str,
+    /// `service.function`.
+    pub function: &'a str,
+    pub failure: &'a Failure,
+    pub attempts: u32,
+    /// RFC 3339.
+    pub time: String,
+}
+
+/// Builds the record, no larger than `record_max` bytes: where it would be, the stack goes first, then the original
+/// headers, then the end of the value, with headers that say what is missing.
+pub fn record(message: &Message, obituary: &Obituary<'_>, record_max: usize) -> Record {
+    let mut record = Record {
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.value().map(<[u8]>::to_vec),
+        headers: message.headers().map(|header| (header.name.to_owned(), header.value.map(<[u8]>::to_vec))).collect(),
+    };
+    let original_headers = record.headers.len();
+    let failure = obituary.failure;
+    let mut add = |name: &str, value: String| record.headers.push((name.to_owned(), Some(value.into_bytes())));
+    add("lagless-reason", failure.class.as_str().to_owned());
+    add("lagless-error", truncated(&format!("{}: {}", failure.name, failure.message), ERROR_MAX).to_owned());
+    add("lagless-attempts", obituary.attempts.to_string());
+    add("lagless-time", obituary.time.clone());
+    add("lagless-source", obituary.source.to_owned());
+    add("lagless-topic", message.topic().to_string());
+    add("lagless-partition", message.partition().to_string());
+    add("lagless-offset", message.offset().to_string());
+    if let Some(timestamp) = message.timestamp() {
+        add("lagless-timestamp", timestamp.to_string());
+    }
+    add("lagless-trigger", obituary.trigger.to_owned());
+    add("lagless-function", obituary.function.to_owned());
+    if !failure.stack.is_empty() {
+        add("lagless-stack", truncated(&failure.stack, STACK_MAX).to_owned());
+    }
+    fit(record, original_headers, record_max)
+}
+
+fn fit(mut record: Record, original_headers: usize, record_max: usize) -> Record {
+    if size(&record) <= record_max {
+        return record;
+    }
+    record.headers.retain(|(name, _)| name != "lagless-stack");
+    if size(&record) <= record_max {
+        return record;
+    }
+    let cut = |record: &mut Record, what: &str, length: usize| {
+        record.headers.push((format!("lagless-truncated-{what}"), Some(length.to_string().into_bytes())));
+    };
+    if original_headers > 0 {
+        let removed: Vec<_> = record.headers.drain(..original_headers).collect();
+        let length = removed.iter().map(header_size).sum();
+        cut(&mut record, "headers", length);
+    }
+    if let Some(length) = record.value.as_ref().map(Vec::len).filter(|_| size(&record) > record_max) {
+        cut(&mut record, "value", length);
+        let excess = size(&record).saturating_sub(record_max);
+        record.value = record.value.map(|mut value| {
+            value.truncate(length.saturating_sub(excess));
+            value
+        });
+    }
+    if let Some(length) = record.key.as_ref().map(Vec::len).filter(|_| size(&record) > record_max) {
+        cut(&mut record, "key", length);
+        let excess = size(&record).saturating_sub(record_max);
+        record.key = record.key.map(|mut key| {
+            key.truncate(length.saturating_sub(excess));
+            key
+        });
+    }
+    record
+}
+
+fn header_size((name, value): &(String, Option<Vec<u8>>)) -> usize {
+    // Two lengths of up to five bytes each.
+    name.len() + value.as_ref().map_or(0, Vec::len) + 10
+}
+
+/// An upper bound of the record's size at the broker, in bytes.
+fn size(record: &Record) -> usize {
+    FRAMING
+        + record.key.as_ref().map_or(0, Vec::len)
+        + record.value.as_ref().map_or(0, Vec::len)
+        + record.headers.iter().map(header_size).sum::<usize>()
+}
+
+fn truncated(text: &str, length_max: usize) -> &str {
+    &text[..text.floor_char_boundary(length_max)]
+}
+
+#[cfg(test)]
+mod tests {
+    use lagless_protocol::frames::FailureClass;
+
+    use super::*;
+    use crate::event::{Header, MessageRef};
+
+    fn bury(key: usize, value: usize, header: usize, record_max: usize) -> Record {
+        let (key, value, header) = (vec![b'k'; key], vec![b'v'; value], vec![b'h'; header]);
+        let message = MessageRef {
+            topic: "orders",
+            partition: 2,
+            offset: 7,
+            timestamp: Some(5),
+            key: Some(&key),
+            value: Some(&value),
+            headers: vec![Header { name: "trace", value: Some(&header) }],
+        };
+        let failure = Failure {
+            class: FailureClass::Timeout,
+            name: "Timeout".into(),
+            message: "é".repeat(5000),
+            stack: "at f".repeat(2000),
+        };
+        let obituary = Obituary {
+            source: "kafka",
+            trigger: "shop.placed",
+            function: "shop.total",
+            failure: &failure,
+            attempts: 5,
+            time: "2026-01-01T00:00:00Z".into(),
+        };
+        record(&Message::copy_of(&message, "orders".into()), &obituary, record_max)
+    }
+
+    fn header<'a>(record: &'a Record, name: &str) -> Option<&'a str> {
+        let (_, value) = record.headers.iter().find(|(known, _)| known == name)?;
+        Some(std::str::from_utf8(value.as_ref()?).unwrap())
+    }
+
+    #[test]
+    fn a_dead_letter_keeps_the_message_and_says_why() {
+        let record = bury(3, 10, 4, 1_000_000);
+        assert_eq!((record.key.as_deref(), record.value.as_deref()), (Some(&b"kkk"[..]), Some(&b"vvvvvvvvvv"[..])));
+        assert_eq!(header(&record, "trace"), Some("hhhh"));
+        assert_eq!(header(&record, "lagless-reason"), Some("timeout"));
+        assert_eq!(header(&record, "lagless-offset"), Some("7"));
+        assert_eq!(header(&record, "lagless-truncated-value"), None);
+    }
+
+    #[test]
+    fn a_dead_letter_always_fits() {
+        for (key, value, header_length) in [(10, 900_000, 0), (10, 10, 900_000), (900_000, 10, 10), (9, 500_000, 500_000)] {
+            for record_max in [5_000, 100_000, 1_000_000] {
+                let record = bury(key, value, header_length, record_max);
+                assert!(size(&record) <= record_max, "{} > {record_max}", size(&record));
+                assert_eq!(header(&record, "lagless-reason"), Some("timeout"));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let record = bury(1, 50_000, 10, 20_000);
+        assert_eq!(header(&record, "lagless-truncated-value"), Some("50000"));
+        assert!(record.value.unwrap().len() > 10_000);
+    }
+}

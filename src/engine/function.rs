@@ -1,0 +1,352 @@
+//! The engine of one function: a task that owns its lanes, its isolates and what is in hand.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lagless_protocol::frames::{Failure, FailureClass, Level, ToRunner};
+use tokio::sync::mpsc;
+
+use super::invoke::{self, Call};
+use super::isolates::{InHand, Isolates, Phase};
+use super::outcome::Awaiting;
+use super::service::{Fault, IsolateEvent, IsolateEvents, ServiceRunner};
+use crate::config::{LogLevel, OnExhausted, Order};
+use crate::delivery::lanes::{Lanes, next_look};
+use crate::delivery::retry::RetryPolicy;
+use crate::delivery::{self, Settlement};
+use crate::event::Envelope;
+use crate::scale::{self, Bounds, Load};
+use crate::sink::{Receipt, Receipts, Sink};
+use crate::source::Intake;
+use crate::telemetry::{FunctionMetrics, TriggerMetrics};
+
+/// What an engine needs to know of its function.
+#[derive(Debug)]
+pub struct FunctionSetup {
+    /// `service.function`.
+    pub name: String,
+    /// The number by which the runner knows it.
+    pub id: u32,
+    pub concurrency: u32,
+    pub bounds: Bounds,
+    pub log_level: LogLevel,
+    pub metrics: Arc<FunctionMetrics>,
+}
+
+/// What an engine needs to know of a trigger.
+#[derive(Debug)]
+pub struct TriggerSetup {
+    /// `service.trigger`.
+    pub name: String,
+    pub order: Order,
+    pub batch_size: usize,
+    pub retry: RetryPolicy,
+    pub envelope: Envelope,
+    pub on_success: Option<Sink>,
+    pub on_failure: Option<Sink>,
+    pub on_exhausted: OnExhausted,
+    pub metrics: Arc<TriggerMetrics>,
+}
+
+/// Starts the engine of a function. It ends when all senders of `inbox` are gone and nothing is in hand.
+pub fn start(
+    setup: FunctionSetup,
+    triggers: Vec<TriggerSetup>,
+    runner: ServiceRunner,
+    inbox: mpsc::Receiver<Intake>,
+) -> tokio::task::JoinHandle<()> {
+    #[expect(clippy::disallowed_methods, reason = "bounded by what is in hand: one receipt for each record sent")]
+    let (receipts, receipts_in) = mpsc::unbounded_channel();
+    #[expect(clippy::disallowed_methods, reason = "bounded by what is in hand, and by what the runner may log")]
+    let (events, events_in) = mpsc::unbounded_channel();
+    let now = Instant::now();
+    let triggers = triggers
+        .into_iter()
+        .map(|setup| TriggerState {
+            lanes: match setup.order {
+                Order::Partition => Lanes::by_partition(setup.batch_size),
+                Order::None => Lanes::without_order(setup.batch_size),
+            },
+            setup,
+        })
+        .collect();
+    let engine = FunctionEngine {
+        isolates: Isolates::new(setup.concurrency, now),
+        setup,
+        triggers,
+        runner,
+        events,
+        receipts,
+        awaiting: HashMap::new(),
+        next_ticket: 0,
+        next_batch: 0,
+        first_trigger: 0,
+        settlement: Settlement::default(),
+        last_work: now,
+        open_failures: 0,
+        open_after: now,
+    };
+    tokio::spawn(engine.run(inbox, events_in, receipts_in))
+}
+
+/// The state of one function.
+#[derive(Debug)]
+pub struct FunctionEngine {
+    pub(super) setup: FunctionSetup,
+    pub(super) triggers: Vec<TriggerState>,
+    pub(super) isolates: Isolates,
+    runner: ServiceRunner,
+    events: IsolateEvents,
+    pub(super) receipts: Receipts,
+    /// Deliveries whose record a sink has not answered yet, by ticket.
+    pub(super) awaiting: HashMap<u64, Awaiting>,
+    pub(super) next_ticket: u64,
+    next_batch: u64,
+    /// The trigger that is served first in the next turn, so that none starves.
+    first_trigger: usize,
+    pub(super) settlement: Settlement,
+    last_work: Instant,
+    /// Isolates that failed to open in a row, and when the next may be tried.
+    open_failures: u32,
+    open_after: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct TriggerState {
+    pub(super) setup: TriggerSetup,
+    pub(super) lanes: Lanes,
+}
+
+/// Entries taken from a channel in one turn, so that no channel starves another.
+const TURN_MAX: usize = 256;
+const OPEN_BACKOFF_MIN: Duration = Duration::from_millis(250);
+const OPEN_BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+impl FunctionEngine {
+    async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Intake>,
+        mut events: mpsc::UnboundedReceiver<(u32, IsolateEvent)>,
+        mut receipts: mpsc::UnboundedReceiver<Receipt>,
+    ) {
+        let (mut intakes, mut heard, mut answers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut wanted = true;
+        while wanted || self.isolates.in_hand() || !self.awaiting.is_empty() {
+            let look = self.next_look(Instant::now());
+            tokio::select! {
+                count = inbox.recv_many(&mut intakes, TURN_MAX), if wanted => wanted = count > 0,
+                _ = events.recv_many(&mut heard, TURN_MAX) => {}
+                _ = receipts.recv_many(&mut answers, TURN_MAX) => {}
+                () = tokio::time::sleep_until(look.into()) => {}
+            }
+            let now = Instant::now();
+            intakes.drain(..).for_each(|intake| self.take_in(intake));
+            heard.drain(..).for_each(|(isolate, event)| self.hear(isolate, event, now));
+            answers.drain(..).for_each(|receipt| self.receipt(receipt));
+            self.dispatch(now);
+            self.scale(now);
+            self.settlement.send();
+            self.show();
+        }
+    }
+
+    fn next_look(&self, now: Instant) -> Instant {
+        let asleep = self.isolates.all.is_empty() && self.triggers.iter().all(|trigger| trigger.lanes.waiting() == 0);
+        let at_most = if asleep { Duration::from_secs(5) } else { Duration::from_millis(250) };
+        let opening = (self.open_after > now).then_some(self.open_after);
+        let due = self.triggers.iter().map(|trigger| trigger.lanes.next_due().filter(|due| *due > now));
+        next_look(now, at_most, due.chain([opening]))
+    }
+
+    fn take_in(&mut self, intake: Intake) {
+        match intake {
+            Intake::Deliveries { trigger, deliveries } => self.triggers[trigger].lanes.push(deliveries),
+            Intake::PhaseChanged => {
+                for trigger in &mut self.triggers {
+                    trigger.lanes.release_ended();
+                }
+                self.abort_fenced();
+            }
+        }
+    }
+
+    /// Gives up the batches whose partitions now belong to somebody else.
+    fn abort_fenced(&mut self) {
+        for (isolate, held) in &self.isolates.all {
+            for (batch, in_hand) in &held.batches {
+                let mut open = in_hand.open().peekable();
+                let void = open.peek().is_some()
+                    && open.all(|(_, delivery)| delivery.ticket.assignment().phase() == delivery::Phase::Fenced);
+                if void {
+                    let mut frame = Vec::new();
+                    ToRunner::Abort { isolate: *isolate, batch: *batch }.encode(&mut frame);
+                    self.runner.send(*isolate, frame);
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, isolate: u32, event: IsolateEvent, now: Instant) {
+        match event {
+            IsolateEvent::Opened { from_spare, took } => self.opened(isolate, from_spare, took, now),
+            IsolateEvent::Outcomes(outcomes) => self.outcomes(isolate, outcomes, now),
+            IsolateEvent::Log { batch, event, level, text } => self.log(isolate, batch, event, level, &text),
+            IsolateEvent::Closed(error) => {
+                let failure = error.unwrap_or_else(|| {
+                    Failure::new(FailureClass::Interrupted, "Interrupted", "the isolate was closed")
+                });
+                self.closed(isolate, &failure, &Fault::Elsewhere, now);
+            }
+            IsolateEvent::Lost { failure, fault } => self.closed(isolate, &failure, &fault, now),
+        }
+    }
+
+    fn opened(&mut self, isolate: u32, from_spare: bool, took: Duration, now: Instant) {
+        let Some(held) = self.isolates.all.get_mut(&isolate) else { return };
+        if let Phase::Opening { since } = held.phase {
+            self.setup.metrics.cold_start.observe(now.saturating_duration_since(since).as_secs_f64());
+        }
+        held.phase = Phase::Ready;
+        held.idle_since = now;
+        self.open_failures = 0;
+        self.setup.metrics.isolates_opened.inc();
+        tracing::debug!(function = self.setup.name, isolate, from_spare, ?took, "isolate opened");
+    }
+
+    /// An isolate is gone. Whoever is at fault has failed; all others in hand are retried without blame.
+    fn closed(&mut self, isolate: u32, failure: &Failure, fault: &Fault, now: Instant) {
+        let Some(held) = self.isolates.all.get(&isolate) else { return };
+        if let Phase::Opening { .. } = held.phase {
+            self.open_failures = self.open_failures.saturating_add(1);
+            let doublings = (self.open_failures - 1).min(16);
+            let backoff = (OPEN_BACKOFF_MIN * (1 << doublings)).min(OPEN_BACKOFF_MAX);
+            self.open_after = now + backoff;
+            let (class, name, reason, stack) = (failure.class.as_str(), &failure.name, &failure.message, &failure.stack);
+            let function = &self.setup.name;
+            tracing::error!(function, class, name, reason, stack, retry_in = ?backoff, "the function does not load");
+        } else if held.phase != Phase::Closing {
+            let (function, class, reason) = (&self.setup.name, failure.class.as_str(), &failure.message);
+            tracing::warn!(function, isolate, class, reason, "isolate lost");
+        }
+        if held.phase != Phase::Closing {
+            self.setup.metrics.isolates_lost.inc();
+        }
+        let culprits = held.culprits(fault, self.isolates.concurrency());
+        let in_hand: Vec<(u64, Vec<usize>)> =
+            held.batches.iter().map(|(id, batch)| (*id, batch.open().map(|(index, _)| index).collect())).collect();
+        let bystander = Failure::new(FailureClass::Interrupted, "Interrupted", failure.message.clone());
+        for (batch, events) in in_hand {
+            for event in events {
+                let Some(delivery) = self.in_hand(isolate, batch).and_then(|batch| batch.take(event)) else { continue };
+                let blamed = culprits.contains(&(batch, event));
+                let failure = if blamed { failure.clone() } else { bystander.clone() };
+                self.conclude((isolate, batch, event), delivery, Err(failure), now);
+            }
+            self.end_batch(isolate, batch, now);
+        }
+        self.isolates.all.remove(&isolate);
+    }
+
+    fn log(&mut self, isolate: u32, batch: u64, event: Option<u32>, level: Level, text: &str) {
+        let at = match level {
+            Level::Error => LogLevel::Error,
+            Level::Warn => LogLevel::Warn,
+            Level::Info => LogLevel::Info,
+            Level::Debug => LogLevel::Debug,
+        };
+        if at > self.setup.log_level {
+            return;
+        }
+        let in_hand = self.in_hand(isolate, batch);
+        let trigger = in_hand.as_ref().map(|in_hand| in_hand.trigger);
+        let event = in_hand.zip(event).and_then(|(in_hand, event)| in_hand.get(event as usize)).map(|delivery| {
+            let message = &delivery.message;
+            format!("{}/{}/{}", message.topic(), message.partition(), message.offset())
+        });
+        let trigger = trigger.map(|trigger| self.triggers[trigger].setup.name.as_str());
+        let function = &self.setup.name;
+        match level {
+            Level::Error => tracing::error!(target: "lagless::log", function, trigger, event, "{text}"),
+            Level::Warn => tracing::warn!(target: "lagless::log", function, trigger, event, "{text}"),
+            Level::Info => tracing::info!(target: "lagless::log", function, trigger, event, "{text}"),
+            Level::Debug => tracing::debug!(target: "lagless::log", function, trigger, event, "{text}"),
+        }
+    }
+
+    /// Hands ready batches to isolates with room, turn and turn about between the triggers.
+    fn dispatch(&mut self, now: Instant) {
+        let count = self.triggers.len();
+        let mut without_work = 0;
+        while without_work < count {
+            let Some(isolate) = self.isolates.with_room() else { return };
+            let trigger = self.first_trigger % count;
+            self.first_trigger = (trigger + 1) % count;
+            if self.invoke(isolate, trigger, now) {
+                without_work = 0;
+            } else {
+                without_work += 1;
+            }
+        }
+    }
+
+    fn invoke(&mut self, isolate: u32, trigger: usize, now: Instant) -> bool {
+        let state = &mut self.triggers[trigger];
+        let Some(batch) = state.lanes.take(now) else { return false };
+        let ordered = state.lanes.is_ordered();
+        let id = self.next_batch;
+        self.next_batch += 1;
+        let call = Call {
+            isolate,
+            batch: id,
+            ordered,
+            want_results: state.setup.on_success.is_some(),
+            trigger: &state.setup.name,
+            envelope: &state.setup.envelope,
+        };
+        self.runner.send(isolate, invoke::frame(call, &batch.deliveries));
+        if let Some(held) = self.isolates.all.get_mut(&isolate) {
+            held.batches.insert(id, InHand::new(trigger, ordered, batch));
+        }
+        true
+    }
+
+    fn scale(&mut self, now: Instant) {
+        let waiting: usize = self.triggers.iter().map(|trigger| trigger.lanes.waiting()).sum();
+        let ready_batches = self.triggers.iter().map(|trigger| trigger.lanes.ready(now)).sum();
+        if waiting > 0 || self.isolates.in_hand() {
+            self.last_work = now;
+        }
+        let load = Load {
+            isolates: self.isolates.count(),
+            opening: self.isolates.count_opening(),
+            ready_batches,
+            waiting,
+            cpu_share: self.isolates.cpu_share(now),
+            idle_for: self.isolates.idle().map_or(Duration::ZERO, |(_, since)| now.saturating_duration_since(since)),
+        };
+        let wanted = scale::isolates_wanted(&load, &self.setup.bounds);
+        if wanted > load.isolates && now >= self.open_after {
+            let isolate = self.runner.open(self.setup.id, &self.events);
+            self.isolates.opening(isolate, now);
+        } else if wanted < load.isolates
+            && let Some((isolate, _)) = self.isolates.idle()
+        {
+            let mut frame = Vec::new();
+            ToRunner::Close { isolate }.encode(&mut frame);
+            self.runner.send(isolate, frame);
+            if let Some(held) = self.isolates.all.get_mut(&isolate) {
+                held.phase = Phase::Closing;
+            }
+        }
+    }
+
+    fn show(&self) {
+        self.setup.metrics.isolates.set(i64::from(self.isolates.count() - self.isolates.count_opening()));
+        for trigger in &self.triggers {
+            let metrics = &trigger.setup.metrics;
+            metrics.waiting.set(trigger.lanes.waiting() as i64);
+            metrics.lanes_stopped.set(trigger.lanes.stopped() as i64);
+        }
+    }
+}

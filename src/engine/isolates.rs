@@ -1,0 +1,171 @@
+//! The isolates of one function, and what each has in hand.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use super::service::Fault;
+use crate::delivery::Delivery;
+use crate::delivery::lanes::{Batch, LaneId};
+
+/// A batch that an isolate is working on.
+#[derive(Debug)]
+pub struct InHand {
+    pub trigger: usize,
+    pub lane: LaneId,
+    pub ordered: bool,
+    /// By index in the batch; `None` once its outcome is known.
+    deliveries: Vec<Option<Delivery>>,
+    open: usize,
+    /// Deliveries that go back to the lane when the batch has ended: index, delivery, when to try again.
+    pub returned: Vec<(usize, Delivery, Instant)>,
+    /// A delivery with which the lane must stop.
+    pub stopped: Option<Delivery>,
+}
+
+impl InHand {
+    pub fn new(trigger: usize, ordered: bool, batch: Batch) -> Self {
+        let open = batch.deliveries.len();
+        let deliveries = batch.deliveries.into_iter().map(Some).collect();
+        Self { trigger, lane: batch.lane, ordered, deliveries, open, returned: Vec::new(), stopped: None }
+    }
+
+    /// Takes the delivery of an event whose outcome is known; `None` when that is already so.
+    pub fn take(&mut self, event: usize) -> Option<Delivery> {
+        let delivery = self.deliveries.get_mut(event)?.take()?;
+        self.open -= 1;
+        Some(delivery)
+    }
+
+    /// The delivery of an event that is open, for logs.
+    pub fn get(&self, event: usize) -> Option<&Delivery> {
+        self.deliveries.get(event)?.as_ref()
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.open == 0
+    }
+
+    /// The open deliveries, in order.
+    pub fn open(&self) -> impl Iterator<Item = (usize, &Delivery)> {
+        self.deliveries.iter().enumerate().filter_map(|(index, delivery)| Some((index, delivery.as_ref()?)))
+    }
+
+    /// Events that may have been running: the first open one of an ordered batch, else as many as may run at once.
+    fn suspects(&self, concurrency: usize) -> impl Iterator<Item = usize> {
+        self.open().map(|(index, _)| index).take(if self.ordered { 1 } else { concurrency })
+    }
+
+    /// How much of an isolate's concurrency the batch takes up.
+    fn slots(&self, concurrency: usize) -> usize {
+        if self.ordered { 1 } else { self.open.min(concurrency) }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Opening { since: Instant },
+    Ready,
+    Closing,
+}
+
+#[derive(Debug)]
+pub struct Isolate {
+    pub phase: Phase,
+    pub batches: BTreeMap<u64, InHand>,
+    pub idle_since: Instant,
+}
+
+impl Isolate {
+    fn slots(&self, concurrency: usize) -> usize {
+        self.batches.values().map(|batch| batch.slots(concurrency)).sum()
+    }
+
+    /// The events that a lost isolate is to blame: those named, or those that may have been running.
+    pub fn culprits(&self, fault: &Fault, concurrency: usize) -> Vec<(u64, usize)> {
+        match fault {
+            Fault::Elsewhere => Vec::new(),
+            Fault::Event { batch, event } => vec![(*batch, *event as usize)],
+            Fault::Unknown => self
+                .batches
+                .iter()
+                .flat_map(|(id, batch)| batch.suspects(concurrency).map(|event| (*id, event)))
+                .take(concurrency)
+                .collect(),
+        }
+    }
+}
+
+/// The isolates of one function.
+#[derive(Debug)]
+pub struct Isolates {
+    pub all: HashMap<u32, Isolate>,
+    concurrency: usize,
+    /// CPU time reported since the last look, and when that was.
+    cpu: (Duration, Instant),
+    cpu_share: f64,
+}
+
+/// CPU shares are taken over at least this long.
+const CPU_SPAN: Duration = Duration::from_millis(250);
+
+impl Isolates {
+    pub fn new(concurrency: u32, now: Instant) -> Self {
+        Self { all: HashMap::new(), concurrency: concurrency as usize, cpu: (Duration::ZERO, now), cpu_share: 0.0 }
+    }
+
+    pub fn concurrency(&self) -> usize {
+        self.concurrency
+    }
+
+    pub fn opening(&mut self, id: u32, now: Instant) {
+        let isolate = Isolate { phase: Phase::Opening { since: now }, batches: BTreeMap::new(), idle_since: now };
+        self.all.insert(id, isolate);
+    }
+
+    /// The least busy isolate that has room for another batch.
+    pub fn with_room(&self) -> Option<u32> {
+        self.all
+            .iter()
+            .filter(|(_, isolate)| isolate.phase == Phase::Ready)
+            .map(|(id, isolate)| (isolate.slots(self.concurrency), *id))
+            .min()
+            .filter(|(slots, _)| *slots < self.concurrency)
+            .map(|(_, id)| id)
+    }
+
+    /// Isolates that are there or coming.
+    pub fn count(&self) -> u32 {
+        self.all.values().filter(|isolate| isolate.phase != Phase::Closing).count() as u32
+    }
+
+    pub fn count_opening(&self) -> u32 {
+        self.all.values().filter(|isolate| matches!(isolate.phase, Phase::Opening { .. })).count() as u32
+    }
+
+    /// The ready isolate that has been idle for the longest time, and since when.
+    pub fn idle(&self) -> Option<(u32, Instant)> {
+        self.all
+            .iter()
+            .filter(|(_, isolate)| isolate.phase == Phase::Ready && isolate.batches.is_empty())
+            .map(|(id, isolate)| (*id, isolate.idle_since))
+            .min_by_key(|(_, since)| *since)
+    }
+
+    pub fn in_hand(&self) -> bool {
+        self.all.values().any(|isolate| !isolate.batches.is_empty())
+    }
+
+    pub fn used_cpu(&mut self, time: Duration) {
+        self.cpu.0 += time;
+    }
+
+    /// CPU time per second of wall-clock time, lately.
+    pub fn cpu_share(&mut self, now: Instant) -> f64 {
+        let span = now.saturating_duration_since(self.cpu.1);
+        if span >= CPU_SPAN {
+            self.cpu_share = self.cpu.0.as_secs_f64() / span.as_secs_f64();
+            self.cpu = (Duration::ZERO, now);
+        }
+        self.cpu_share
+    }
+}

@@ -1,0 +1,255 @@
+//! From outcomes to fates: what happens to a delivery after an attempt, and after its sink has answered.
+
+use std::time::{Duration, Instant};
+
+use lagless_protocol::frames::{Failure, FailureClass};
+
+use super::dead_letter::{self, Obituary};
+use super::function::FunctionEngine;
+use super::isolates::InHand;
+use super::service::OwnedOutcome;
+use crate::config::OnExhausted;
+use crate::delivery::retry::{Attempt, Fate, fate_of};
+use crate::delivery::{Delivery, Phase, Settled, Ticket};
+use crate::sink::{Receipt, Record};
+
+/// A delivery whose record is on its way to a sink.
+#[derive(Debug)]
+pub struct Awaiting {
+    trigger: usize,
+    delivery: Delivery,
+    what: Sent,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Result,
+    DeadLetter,
+}
+
+impl FunctionEngine {
+    /// Takes in what an isolate reported.
+    pub(super) fn outcomes(&mut self, isolate: u32, outcomes: Vec<OwnedOutcome>, now: Instant) {
+        for outcome in outcomes {
+            let Some(held) = self.isolates.all.get_mut(&isolate) else { return };
+            let Some(in_hand) = held.batches.get_mut(&outcome.batch) else { continue };
+            let Some(delivery) = in_hand.take(outcome.event as usize) else { continue };
+            let over = in_hand.is_over();
+            self.measure(&outcome);
+            self.conclude((isolate, outcome.batch, outcome.event as usize), delivery, outcome.result, now);
+            if over {
+                self.end_batch(isolate, outcome.batch, now);
+            }
+        }
+    }
+
+    fn measure(&mut self, outcome: &OwnedOutcome) {
+        let started = !matches!(&outcome.result, Err(failure) if failure.class == FailureClass::Skipped);
+        if started {
+            let metrics = &self.setup.metrics;
+            metrics.invocations.inc();
+            metrics.duration.observe(outcome.wall.as_secs_f64());
+            metrics.cpu.inc_by(outcome.cpu.as_secs_f64());
+            self.isolates.used_cpu(outcome.cpu);
+        }
+    }
+
+    /// Decides what becomes of a delivery after an attempt. `place` is isolate, batch and index.
+    pub(super) fn conclude(
+        &mut self,
+        place: (u32, u64, usize),
+        delivery: Delivery,
+        result: Result<Vec<u8>, Failure>,
+        now: Instant,
+    ) {
+        let Some(trigger) = self.in_hand(place.0, place.1).map(|in_hand| in_hand.trigger) else { return };
+        if delivery.ticket.assignment().phase() == Phase::Fenced {
+            // Void: somebody else owns the partition by now, and handles the message again.
+            return;
+        }
+        match result {
+            Ok(json) => {
+                self.triggers[trigger].setup.metrics.succeeded();
+                self.deliver_result(trigger, delivery, json);
+            }
+            Err(failure) => self.failed(place, trigger, delivery, failure, now),
+        }
+    }
+
+    fn deliver_result(&mut self, trigger: usize, delivery: Delivery, json: Vec<u8>) {
+        let setup = &self.triggers[trigger].setup;
+        match &setup.on_success {
+            Some(sink) if !json.is_empty() => {
+                let record = Record {
+                    key: delivery.message.key().map(<[u8]>::to_vec),
+                    value: Some(json),
+                    headers: vec![("content-type".to_owned(), Some(b"application/json".to_vec()))],
+                };
+                sink.send(record, self.next_ticket, &self.receipts);
+                self.await_receipt(Awaiting { trigger, delivery, what: Sent::Result });
+            }
+            _ => {
+                setup.metrics.done.inc();
+                self.settle(delivery.ticket);
+            }
+        }
+    }
+
+    fn failed(
+        &mut self,
+        (isolate, batch, event): (u32, u64, usize),
+        trigger: usize,
+        mut delivery: Delivery,
+        failure: Failure,
+        now: Instant,
+    ) {
+        let setup = &self.triggers[trigger].setup;
+        let attempt = if failure.class.is_blamed() {
+            delivery.failed_attempts = delivery.failed_attempts.saturating_add(1);
+            setup.metrics.failed(failure.class.as_str());
+            Attempt::Failed
+        } else {
+            Attempt::Interrupted
+        };
+        let fate = fate_of(attempt, delivery.failed_attempts, &setup.retry, rand::random());
+        match fate {
+            // Only a success is done.
+            Fate::Done => {}
+            Fate::Retry(wait) => {
+                if attempt == Attempt::Failed {
+                    setup.metrics.retried.inc();
+                    self.log_failure(trigger, &delivery, &failure, Some(wait));
+                }
+                if let Some(in_hand) = self.in_hand(isolate, batch) {
+                    in_hand.returned.push((event, delivery, now + wait));
+                }
+            }
+            Fate::Exhausted => {
+                self.log_failure(trigger, &delivery, &failure, None);
+                if let Some(stopped) = self.exhausted(trigger, delivery, &failure)
+                    && let Some(in_hand) = self.in_hand(isolate, batch)
+                {
+                    in_hand.stopped = Some(stopped);
+                }
+            }
+        }
+    }
+
+    fn log_failure(&self, trigger: usize, delivery: &Delivery, failure: &Failure, retry_in: Option<Duration>) {
+        let setup = &self.triggers[trigger].setup;
+        let message = &delivery.message;
+        let event = format!("{}/{}/{}", message.topic(), message.partition(), message.offset());
+        let (function, trigger) = (&self.setup.name, &setup.name);
+        let attempts = delivery.failed_attempts;
+        let (class, name, reason, stack) = (failure.class.as_str(), &failure.name, &failure.message, &failure.stack);
+        match retry_in {
+            Some(wait) => {
+                tracing::warn!(function, trigger, event, attempts, class, name, reason, stack, ?wait, "failed, will retry");
+            }
+            None => {
+                tracing::error!(function, trigger, event, attempts, class, name, reason, stack, "failed for the last time");
+            }
+        }
+    }
+
+    /// What the trigger says about a delivery whose attempts are used up; a delivery given back stops its lane.
+    fn exhausted(&mut self, trigger: usize, delivery: Delivery, failure: &Failure) -> Option<Delivery> {
+        let setup = &self.triggers[trigger].setup;
+        match (&setup.on_failure, setup.on_exhausted) {
+            (Some(sink), _) => {
+                let obituary = Obituary {
+                    source: &setup.envelope.source,
+                    trigger: &setup.name,
+                    function: &self.setup.name,
+                    failure,
+                    attempts: delivery.failed_attempts,
+                    time: jiff::Timestamp::now().to_string(),
+                };
+                let record = dead_letter::record(&delivery.message, &obituary, sink.record_max());
+                sink.send(record, self.next_ticket, &self.receipts);
+                self.await_receipt(Awaiting { trigger, delivery, what: Sent::DeadLetter });
+                None
+            }
+            (None, OnExhausted::Drop) => {
+                setup.metrics.dropped.inc();
+                self.settle(delivery.ticket);
+                None
+            }
+            (None, OnExhausted::Stop) => Some(delivery),
+        }
+    }
+
+    fn await_receipt(&mut self, awaiting: Awaiting) {
+        self.awaiting.insert(self.next_ticket, awaiting);
+        self.next_ticket += 1;
+    }
+
+    /// Takes in the answer of a sink.
+    pub(super) fn receipt(&mut self, receipt: Receipt) {
+        let Some(Awaiting { trigger, delivery, what }) = self.awaiting.remove(&receipt.ticket) else { return };
+        if delivery.ticket.assignment().phase() == Phase::Fenced {
+            return;
+        }
+        let setup = &self.triggers[trigger].setup;
+        match (receipt.written, what) {
+            (Ok(()), Sent::Result) => {
+                setup.metrics.done.inc();
+                self.settle(delivery.ticket);
+            }
+            (Ok(()), Sent::DeadLetter) => {
+                setup.metrics.dead_lettered.inc();
+                self.settle(delivery.ticket);
+            }
+            (Err(reason), Sent::Result) => {
+                // Running the function again would make the same result: the attempts are used up at once.
+                let failure = Failure::new(FailureClass::Result, "ResultRefused", reason);
+                self.log_failure(trigger, &delivery, &failure, None);
+                if let Some(delivery) = self.exhausted(trigger, delivery, &failure) {
+                    self.stop_lane(trigger, delivery);
+                }
+            }
+            (Err(reason), Sent::DeadLetter) => {
+                let failure = Failure::new(FailureClass::Result, "DeadLetterRefused", reason);
+                self.log_failure(trigger, &delivery, &failure, None);
+                self.stop_lane(trigger, delivery);
+            }
+        }
+    }
+
+    fn stop_lane(&mut self, trigger: usize, delivery: Delivery) {
+        let state = &mut self.triggers[trigger];
+        let assignment = delivery.ticket.assignment().clone();
+        tracing::error!(
+            trigger = state.setup.name,
+            topic = &*assignment.topic,
+            partition = assignment.partition,
+            offset = delivery.ticket.offset(),
+            "lane stopped: fix the function or give the trigger `on_failure` or `on_exhausted = \"drop\"`, and restart"
+        );
+        state.lanes.stop(delivery);
+    }
+
+    /// Gives the lane back what must be tried again, and lets it go on.
+    pub(super) fn end_batch(&mut self, isolate: u32, batch: u64, now: Instant) {
+        let Some(held) = self.isolates.all.get_mut(&isolate) else { return };
+        let Some(mut in_hand) = held.batches.remove(&batch) else { return };
+        held.idle_since = now;
+        in_hand.returned.sort_by_key(|(index, ..)| std::cmp::Reverse(*index));
+        let lanes = &mut self.triggers[in_hand.trigger].lanes;
+        for (_, delivery, at) in in_hand.returned {
+            lanes.give_back(delivery, at);
+        }
+        if let Some(delivery) = in_hand.stopped {
+            self.stop_lane(in_hand.trigger, delivery);
+        }
+        self.triggers[in_hand.trigger].lanes.finish(in_hand.lane);
+    }
+
+    fn settle(&mut self, ticket: Ticket) {
+        ticket.settle(Settled::Finished, &mut self.settlement);
+    }
+
+    pub(super) fn in_hand(&mut self, isolate: u32, batch: u64) -> Option<&mut InHand> {
+        self.isolates.all.get_mut(&isolate)?.batches.get_mut(&batch)
+    }
+}

@@ -1,0 +1,92 @@
+//! The ceiling: what rdkafka alone can read, without looking at the messages.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use rdkafka::client::ClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::KafkaResult;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::figures::Figures;
+use super::{PATIENCE, Subject, procfs};
+
+const COMMIT_INTERVAL: Duration = Duration::from_millis(100);
+/// Messages between two looks at the clock.
+const LOOK: u64 = 64;
+
+#[derive(Debug, Args)]
+pub struct Count {
+    #[command(flatten)]
+    subject: Subject,
+}
+
+/// Hears what the broker has acknowledged.
+#[derive(Default)]
+struct Acknowledged {
+    messages: AtomicI64,
+}
+
+impl ClientContext for Acknowledged {}
+
+impl ConsumerContext for Acknowledged {
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        if result.is_ok() {
+            self.messages.fetch_max(committed(offsets), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The sum over the partitions; the topic's offsets begin at 0, so this is a number of messages.
+pub fn committed(offsets: &TopicPartitionList) -> i64 {
+    let offset = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
+    offsets.elements().iter().map(|partition| offset(partition.offset())).sum()
+}
+
+impl Count {
+    pub fn run(self) -> Result<()> {
+        let consumer: BaseConsumer<Acknowledged> = ClientConfig::new()
+            .set("bootstrap.servers", &self.subject.brokers)
+            .set("group.id", &self.subject.group)
+            .set("auto.offset.reset", "earliest")
+            .set("enable.auto.commit", "false")
+            .create_with_context(Acknowledged::default())
+            .context("create a consumer")?;
+        consumer.subscribe(&[&self.subject.topic])?;
+        let whole = i64::try_from(self.subject.messages)?;
+        let begun = Instant::now();
+        let mut counted = 0;
+        let mut first = None;
+        let mut next_commit = begun;
+        while consumer.context().messages.load(Ordering::Relaxed) < whole {
+            let message = consumer.poll(Duration::from_millis(5)).transpose()?;
+            if message.is_some() {
+                counted += 1;
+                first.get_or_insert_with(|| (Instant::now(), procfs::own_cpu()));
+                if counted % LOOK != 0 {
+                    continue;
+                }
+            }
+            let now = Instant::now();
+            if now.duration_since(begun) > PATIENCE {
+                bail!("counted {counted} messages of {whole} in {PATIENCE:?}");
+            }
+            if first.is_some() && now >= next_commit {
+                next_commit = now + COMMIT_INTERVAL;
+                // Offsets are stored as messages are handed out. Having none that is new is no error here.
+                let _ = consumer.commit_consumer_state(CommitMode::Async);
+            }
+        }
+        let (since, cpu) = first.context("no message has come")?;
+        let figures = Figures {
+            messages: counted,
+            seconds: since.elapsed().as_secs_f64(),
+            cpu_seconds: (procfs::own_cpu()? - cpu?).as_secs_f64(),
+            resident_bytes: procfs::resident(std::process::id())?.peak,
+        };
+        figures.print()
+    }
+}

@@ -1,0 +1,78 @@
+//! What `tests/bench/run.sh` measures with: it fills a topic, runs the programs that are measured, and prints tables.
+//!
+//! Every measured program prints one line of JSON, a [`figures::Figures`]. The clock starts when the first message comes
+//! in, and stops when the commit that covers the last one is acknowledged. CPU times and memory come from `/proc`, so
+//! this runs on Linux only.
+
+mod cold;
+mod count;
+mod figures;
+mod fill;
+mod memory;
+mod metrics;
+mod procfs;
+mod start;
+mod worker;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "bench-tools", about = "The instruments of tests/bench/run.sh")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Create a topic and fill it with orders of 1 KB
+    Fill(fill::Fill),
+    /// Delete a topic
+    Drop(fill::Drop),
+    /// Read a topic with a plain rdkafka loop that only counts
+    Count(count::Count),
+    /// Start a Lagless worker and wait until its group has committed a whole topic
+    Worker(worker::Worker),
+    /// Start a program several times, and print how long it takes until it says something or ends
+    Start(start::Start),
+    /// Start a Lagless worker on tests/bench/starts.toml, and print how long its isolates take to open
+    Cold(cold::Cold),
+    /// Start a Lagless worker with a number of isolates, and print what memory its processes hold
+    Memory(memory::Memory),
+    /// Print the table of figures collected in a file
+    Table(figures::Table),
+}
+
+/// The topic that is read, and as which group.
+#[derive(Debug, Args)]
+struct Subject {
+    /// Where the brokers are
+    #[arg(long)]
+    brokers: String,
+    #[arg(long)]
+    topic: String,
+    #[arg(long)]
+    group: String,
+    /// How many messages the topic holds
+    #[arg(long)]
+    messages: u64,
+}
+
+/// Nothing that is waited for takes this long, unless it has failed.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+fn main() -> Result<()> {
+    match Cli::parse().verb {
+        Verb::Fill(fill) => fill.run(),
+        Verb::Drop(drop) => drop.run(),
+        Verb::Count(count) => count.run(),
+        Verb::Worker(worker) => worker.run(),
+        Verb::Start(start) => start.run(),
+        Verb::Cold(cold) => cold.run(),
+        Verb::Memory(memory) => memory.run(),
+        Verb::Table(table) => table.run(),
+    }
+}

@@ -1,0 +1,7 @@
+//! What tests of the whole program have in common: projects, worker processes, Kafka, and waiting for things.
+
+pub mod kafka;
+pub mod numbered;
+pub mod project;
+pub mod wait;
+pub mod worker;

@@ -1,0 +1,68 @@
+//! Workers join and leave a group while others work.
+
+use nix::sys::signal::Signal;
+
+use crate::harness::kafka::Kafka;
+use crate::harness::numbered::{Extra, Numbered};
+use crate::harness::worker::Worker;
+
+const COUNT: u64 = 30_000;
+const IN_FLIGHT: &str = "lagless_subscription_in_flight";
+const PARTITIONS: &str = "lagless_subscription_partitions";
+const SOURCE: &str = "source=\"kafka\"";
+
+fn until_in_flight(worker: &mut Worker) {
+    worker.until_metric(IN_FLIGHT, SOURCE, |in_flight| in_flight >= 1000.0);
+}
+
+#[test]
+fn a_second_worker_joins_and_leaves_with_a_thousand_in_flight_and_no_partition_stalls() {
+    let run = Numbered::on(&Kafka::shared(), "rebalance", 8);
+    let extra = Extra {
+        // Leaving does not wait for the backlog: it lets go of it.
+        root: "drain_timeout = \"500ms\"",
+        source: "in_flight = { messages = 4000 }",
+        service: "env = { WAIT_MS = \"3\" }",
+        ..Extra::default()
+    };
+    let project = run.project("slow.ts", &extra);
+    run.produce(0..COUNT);
+    let mut first = run.start(&project);
+    first.until_metric(PARTITIONS, SOURCE, |partitions| partitions == 8.0);
+    for _ in 0..2 {
+        until_in_flight(&mut first);
+        let mut second = run.start(&project);
+        second.until_metric(PARTITIONS, SOURCE, |partitions| partitions == 4.0);
+        first.until_metric(PARTITIONS, SOURCE, |partitions| partitions == 4.0);
+        until_in_flight(&mut second);
+        second.signal(Signal::SIGTERM);
+        second.end().expect_code(75);
+        first.until_metric(PARTITIONS, SOURCE, |partitions| partitions == 8.0);
+    }
+    assert!(run.committed() < COUNT as i64, "the work was over before the second worker left");
+    run.until_complete(&mut first);
+    run.expect_none_lost(COUNT as usize);
+    assert_eq!(first.metric("lagless_subscription_partitions_stopped", ""), 0.0);
+}
+
+#[test]
+fn a_killed_worker_is_succeeded_by_another_when_its_session_expires() {
+    let run = Numbered::on(&Kafka::shared(), "succeed", 4);
+    let extra = Extra {
+        source: "in_flight = { messages = 2000 }",
+        service: "env = { WAIT_MS = \"3\" }",
+        ..Extra::default()
+    };
+    let project = run.project("slow.ts", &extra);
+    run.produce(0..8000);
+    let mut first = run.start(&project);
+    let mut second = run.start(&project);
+    for worker in [&mut first, &mut second] {
+        worker.until_metric(PARTITIONS, SOURCE, |partitions| partitions == 2.0);
+        until_in_flight(worker);
+    }
+    first.kill();
+    second.until_metric(PARTITIONS, SOURCE, |partitions| partitions == 4.0);
+    run.until_complete(&mut second);
+    run.expect_none_lost(8000);
+}
