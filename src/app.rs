@@ -33,7 +33,10 @@ const LAST_STEPS: Duration = Duration::from_secs(3);
 pub struct DrainReport {
     /// Messages settled since the start.
     pub settled: u64,
-    /// Messages read but not settled: they will be read again, except from a memory source.
+    /// Messages read and let go in the drain before they were started: they will be read again.
+    pub released: u64,
+    /// Messages that were still being handled when the deadline passed: they will be read again, except from a memory
+    /// source.
     pub abandoned: u64,
 }
 
@@ -125,7 +128,8 @@ impl Worker {
         self.runners.push(task);
         for function in functions {
             let triggers: Vec<_> = service.triggers.iter().filter(|(_, t)| t.function == function.name).collect();
-            let room = triggers.iter().map(|(_, t)| wiring.settings.sources[&t.source].in_flight.messages + 1);
+            // Every entry carries a delivery that counts against the bound; some room is left for other news.
+            let room = triggers.iter().map(|(_, t)| wiring.settings.sources[&t.source].in_flight.messages + 1024);
             let (inbox, intake) = mpsc::channel(room.sum::<usize>().clamp(1, mpsc_max()));
             let mut setups = Vec::new();
             for (index, (trigger_name, trigger)) in triggers.into_iter().enumerate() {
@@ -187,6 +191,7 @@ async fn all_ended(subscriptions: &mut Vec<oneshot::Receiver<Ended>>, report: &m
         // A subscription that broke off without a word has nothing to add.
         let ended = subscription.await.unwrap_or_default();
         report.settled += ended.settled;
+        report.released += ended.released;
         report.abandoned += ended.abandoned;
         subscriptions.pop();
     }

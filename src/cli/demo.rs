@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use self::account::{Account, Published};
@@ -14,6 +12,7 @@ use self::orders::Mix;
 use self::shop::{Names, Shop};
 use self::status::{Gauges, Status};
 use self::traffic::{Auditor, Publisher};
+use super::worker::RunningWorker;
 use super::{CliError, Exit, embedded, run};
 use crate::app::DrainReport;
 use crate::source::kafka::embedded::EmbeddedBroker;
@@ -68,10 +67,12 @@ impl Demo {
         let gauges = Gauges::of(&metrics, &names);
         let settled = gauges.clone();
         let auditor = Auditor::start(broker.bootstrap(), &names, Mix::of_rate(self.rate)).map_err(CliError::failed)?;
-        let publisher =
-            Publisher::start(broker.bootstrap(), &names.orders, self.rate, move || settled.settled())
-                .map_err(CliError::failed)?;
-        let mut stage = Stage { worker: RunningWorker::start(shop, metrics), status: Status::new(gauges.clone()) };
+        let publisher = Publisher::start(broker.bootstrap(), &names.orders, self.rate, move || settled.settled())
+            .map_err(CliError::failed)?;
+        let mut stage = Stage {
+            worker: RunningWorker::start(shop.settings, shop.registry, metrics),
+            status: Status::new(gauges.clone()),
+        };
 
         stage.until_over(&publisher, self.seconds).await?;
         let published = blocking(move || publisher.stop()).await?;
@@ -125,7 +126,7 @@ impl Stage {
                 () = &mut over => return Ok(()),
                 _ = &mut stopped => return Ok(()),
                 _ = ticks.tick() => self.status.show(publisher.acknowledged()),
-                ended = &mut self.worker.task => return Err(ended_early(ended)),
+                ended = self.worker.ended() => return Err(ended_early(ended)),
             }
             if publisher.has_ended() {
                 // Stopping it tells why.
@@ -143,7 +144,7 @@ impl Stage {
         while gauges.settled() < acknowledged && Instant::now() < deadline {
             tokio::select! {
                 _ = ticks.tick() => {}
-                ended = &mut self.worker.task => return Err(ended_early(ended)),
+                ended = self.worker.ended() => return Err(ended_early(ended)),
             }
             if shown.elapsed() >= self.status.interval() {
                 self.status.show(acknowledged);
@@ -155,42 +156,14 @@ impl Stage {
     }
 }
 
-/// The worker, in this process.
-struct RunningWorker {
-    task: JoinHandle<Result<DrainReport, CliError>>,
-    stop: oneshot::Sender<()>,
-}
-
-impl RunningWorker {
-    fn start(shop: Shop, metrics: Arc<Metrics>) -> Self {
-        let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(async move {
-            let stopped = async {
-                // A sender that is gone means the same as its word.
-                let _ = stopped.await;
-            };
-            run::work(&shop.settings, &shop.registry, metrics, stopped).await
-        });
-        Self { task, stop }
-    }
-
-    async fn drain(self) -> Result<DrainReport, CliError> {
-        drop(self.stop);
-        self.task.await.map_err(CliError::failed)?
-    }
-}
-
-fn ended_early(ended: Result<Result<DrainReport, CliError>, tokio::task::JoinError>) -> CliError {
+fn ended_early(ended: Result<DrainReport, CliError>) -> CliError {
     match ended {
-        Ok(Ok(_)) => CliError::failed("the worker has ended by itself"),
-        Ok(Err(error)) => error,
-        Err(error) => CliError::failed(error),
+        Ok(_) => CliError::failed("the worker has ended by itself"),
+        Err(error) => error,
     }
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, CliError> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + Send + 'static) -> Result<T, CliError> {
     tokio::task::spawn_blocking(work).await.map_err(CliError::failed)?.map_err(CliError::failed)
 }
 

@@ -14,9 +14,17 @@ const FILES: &[(&str, &str)] = &[
     ("functions/total.ts", include_str!("../../examples/shop/functions/total.ts")),
     ("events/placed.json", include_str!("../../examples/shop/events/placed.json")),
     ("messages.jsonl", include_str!("../../examples/shop/messages.jsonl")),
+    ("lagless.d.ts", include_str!("../../runtimes/javascript/lagless.d.ts")),
     ("tsconfig.json", include_str!("init/tsconfig.json")),
     (".gitignore", include_str!("init/gitignore")),
 ];
+
+const NEXT: &str = "  \
+  lagless invoke shop.total -e events/placed.json   run one event through the function
+  lagless run --stdin < messages.jsonl              run it on the sample messages, without a broker
+  lagless dev                                       run it with an embedded broker, again on every change
+  lagless run                                       run it against the brokers that lagless.toml names
+";
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -82,12 +90,7 @@ fn next_steps(folder: &Path) -> String {
     if folder.components().any(|part| part != std::path::Component::CurDir) {
         text += &format!("  cd {}\n", shell_word(&folder.display().to_string()));
     }
-    text += "\
-  lagless invoke shop.total -e events/placed.json   run one event through the function
-  lagless run --stdin < messages.jsonl              run it on the sample messages, without a broker
-  lagless dev                                       run it with an embedded broker, again on every change
-  lagless run                                       run it against the brokers that lagless.toml names
-";
+    text += NEXT;
     text
 }
 
@@ -132,7 +135,7 @@ mod tests {
 
     #[test]
     fn the_next_steps_begin_with_the_folder_unless_it_is_this_one() {
-        assert!(next_steps(Path::new("my shop")).contains("  cd 'my shop'\n"));
+        assert!(next_steps(Path::new("my shop")).contains("\nNext:\n  cd 'my shop'\n  lagless invoke"));
         assert!(!next_steps(Path::new(".")).contains("  cd "));
     }
 }

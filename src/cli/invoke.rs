@@ -57,15 +57,15 @@ impl Invoke {
 
     /// The event as a frame.
     fn read_event(&self) -> Result<Vec<u8>, CliError> {
-        let failed = |error: &dyn std::fmt::Display| CliError::failed(format!("{}: {error}", self.event.display()));
-        let text = if self.event.as_os_str() == "-" {
+        let (name, text) = if self.event.as_os_str() == "-" {
             let mut text = String::new();
-            io::stdin().read_to_string(&mut text).map(|_| text)
+            ("standard input".to_owned(), io::stdin().read_to_string(&mut text).map(|_| text))
         } else {
-            fs::read_to_string(&self.event)
+            (self.event.display().to_string(), fs::read_to_string(&self.event))
         };
-        let text = text.map_err(|error| failed(&error))?;
-        LocalEvent::parse(&text).and_then(|event| event.invoke(ISOLATE, BATCH)).map_err(|error| failed(&error))
+        let failed = |error: &dyn std::fmt::Display| CliError::failed(format!("{name}: {error}"));
+        let event = LocalEvent::parse(&text.map_err(|error| failed(&error))?);
+        event.and_then(|event| event.invoke(ISOLATE, BATCH)).map_err(|error| failed(&error))
     }
 
     fn print(&self, ran: &Ran) -> Result<Exit, CliError> {

@@ -16,6 +16,7 @@ mod embedded;
 mod init;
 mod invoke;
 mod run;
+mod worker;
 
 /// Exit codes; `main` maps to them in one place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use crate::app::{DrainReport, Worker};
 use crate::config::{self, LineFormat, MemorySettings, Settings, SourceKind};
 use crate::function::Registry;
 use crate::telemetry::Metrics;
+use crate::trigger::Rule;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -66,12 +67,21 @@ pub fn load(args: &ConfigArgs) -> Result<Settings, CliError> {
     config::load(&sources).map_err(CliError::bad_config)
 }
 
-/// Reads the code of all functions.
+/// Compiles all rules and reads the code of all functions; all that is wrong is reported at once.
 pub fn load_code(settings: &Settings) -> Result<Registry, CliError> {
-    Registry::load(settings).map_err(|errors| {
-        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        CliError::bad_config(lines.join("\n"))
-    })
+    let mut errors = Vec::new();
+    for (service, service_settings) in &settings.services {
+        for (trigger, trigger_settings) in &service_settings.triggers {
+            if let Some(Err(error)) = trigger_settings.rule.as_ref().map(Rule::compile) {
+                errors.push(format!("service.{service}.trigger.{trigger}.rule: {error}"));
+            }
+        }
+    }
+    let registry = Registry::load(settings).unwrap_or_else(|refused| {
+        errors.extend(refused.iter().map(ToString::to_string));
+        Registry::default()
+    });
+    if errors.is_empty() { Ok(registry) } else { Err(CliError::bad_config(errors.join("\n"))) }
 }
 
 pub fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
@@ -93,7 +103,8 @@ pub async fn work(
         tracing::info!("health and metrics at http://{bound}");
     }
     let report = worker.run(stop).await;
-    tracing::info!(settled = report.settled, abandoned = report.abandoned, "drained");
+    let DrainReport { settled, released, abandoned } = report;
+    tracing::info!(settled, released, abandoned, "drained");
     Ok(report)
 }
 

@@ -53,11 +53,13 @@ impl Lanes {
         matches!(self.kind, Kind::Ordered(_))
     }
 
-    /// Takes deliveries in, in the order they were read.
+    /// Takes deliveries in, in the order they were read. Those of an assignment that is no longer active are dropped,
+    /// which releases them.
     pub fn push(&mut self, deliveries: impl IntoIterator<Item = Delivery>) {
+        let active = deliveries.into_iter().filter(is_active);
         match &mut self.kind {
-            Kind::Ordered(lanes) => deliveries.into_iter().for_each(|delivery| lanes.push(delivery)),
-            Kind::Unordered(lane) => lane.queue.extend(deliveries),
+            Kind::Ordered(lanes) => active.for_each(|delivery| lanes.push(delivery)),
+            Kind::Unordered(lane) => lane.queue.extend(active),
         }
     }
 
@@ -198,7 +200,7 @@ impl Ordered {
 
     fn give_back(&mut self, delivery: Delivery, at: Instant) {
         let Some(lane) = self.lanes.get_mut(&delivery.ticket.assignment().id) else { return };
-        if delivery.ticket.assignment().phase() != Phase::Active {
+        if !is_active(&delivery) {
             return;
         }
         lane.queue.push_front(delivery);
@@ -234,7 +236,7 @@ impl Ordered {
 
     fn release_ended(&mut self) {
         for lane in self.lanes.values_mut() {
-            lane.queue.retain(|delivery| delivery.ticket.assignment().phase() == Phase::Active);
+            lane.queue.retain(is_active);
         }
         // A lane that is out keeps its entry until its batch is back.
         self.lanes.retain(|_, lane| !lane.queue.is_empty() || matches!(lane.state, LaneState::Out { .. }));
@@ -294,18 +296,21 @@ impl Unordered {
     }
 
     fn give_back(&mut self, delivery: Delivery, at: Instant) {
-        if delivery.ticket.assignment().phase() == Phase::Active {
+        if is_active(&delivery) {
             self.given_back += 1;
             self.due.push(Reverse(Later { at, number: self.given_back, delivery }));
         }
     }
 
     fn release_ended(&mut self) {
-        let is_active = |delivery: &Delivery| delivery.ticket.assignment().phase() == Phase::Active;
         self.queue.retain(is_active);
         self.due.retain(|Reverse(later)| is_active(&later.delivery));
         self.stopped.retain(is_active);
     }
+}
+
+fn is_active(delivery: &Delivery) -> bool {
+    delivery.ticket.assignment().phase() == Phase::Active
 }
 
 /// When to look again: the earliest of several times, no later than `at_most` from `now`.

@@ -141,6 +141,10 @@ impl FunctionEngine {
                 () = tokio::time::sleep_until(look.into()) => {}
             }
             let now = Instant::now();
+            // Where the inbox may have been full, a change of phase may not have found room in it.
+            if intakes.len() == TURN_MAX {
+                intakes.push(Intake::PhaseChanged);
+            }
             intakes.drain(..).for_each(|intake| self.take_in(intake));
             heard.drain(..).for_each(|(isolate, event)| self.hear(isolate, event, now));
             answers.drain(..).for_each(|receipt| self.receipt(receipt));
@@ -161,7 +165,11 @@ impl FunctionEngine {
 
     fn take_in(&mut self, intake: Intake) {
         match intake {
-            Intake::Deliveries { trigger, deliveries } => self.triggers[trigger].lanes.push(deliveries),
+            Intake::Deliveries { trigger, deliveries } => {
+                let state = &mut self.triggers[trigger];
+                state.setup.metrics.matched.inc_by(deliveries.len() as u64);
+                state.lanes.push(deliveries);
+            }
             Intake::PhaseChanged => {
                 for trigger in &mut self.triggers {
                     trigger.lanes.release_ended();

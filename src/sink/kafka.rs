@@ -95,8 +95,9 @@ struct Shared {
 struct Context(Arc<Shared>);
 
 impl KafkaSink {
-    pub fn new(producer: Arc<KafkaProducer>, name: String, topic: String) -> Self {
-        Self { producer, name, topic: topic.into() }
+    /// `source` is the name of the source that `producer` belongs to.
+    pub fn new(producer: Arc<KafkaProducer>, source: String, topic: String) -> Self {
+        Self { producer, name: format!("{source}/{topic}"), topic: topic.into() }
     }
 
     /// `source/topic`.
@@ -106,7 +107,8 @@ impl KafkaSink {
 
     /// Queues a record; see [`Sink::send`](super::Sink::send).
     pub fn send(&self, record: Record, ticket: u64, receipts: &Receipts) {
-        self.producer.shared.send(self.topic.clone(), record, ticket, receipts.clone());
+        let receipts = receipts.clone();
+        self.producer.shared.send(Parcel { number: 0, topic: self.topic.clone(), record, ticket, receipts });
     }
 
     /// The largest record that can be written: bytes of key, value, and names and values of headers together.
@@ -132,9 +134,8 @@ impl KafkaProducer {
             is_ending: AtomicBool::new(false),
         });
         let producer = shared.client().map_err(|error| fault(creation_error(&error)))?;
-        *shared.state() =
-            Some(State { producer, last: 0, waiting: BTreeMap::new(), open: 0, is_broken: false });
-        let (alive, finished) = mpsc::channel();
+        *shared.state() = Some(State { producer, last: 0, waiting: BTreeMap::new(), open: 0, is_broken: false });
+        let (alive, finished) = mpsc::sync_channel::<()>(1);
         let served = shared.clone();
         thread::Builder::new()
             .name(format!("kafka-sink-{source_name}"))
@@ -183,7 +184,8 @@ impl Shared {
         self.config.create_with_context(Context(self.clone())).map(Arc::new)
     }
 
-    fn send(&self, topic: Arc<str>, record: Record, ticket: u64, receipts: Receipts) {
+    /// Numbers a record and sends it, or keeps it for later.
+    fn send(&self, mut parcel: Parcel) {
         let mut guard = self.state();
         let Some(state) = guard.as_mut() else {
             // The producer has ended: unanswered records are abandoned, like all that were on their way.
@@ -191,7 +193,8 @@ impl Shared {
         };
         state.last += 1;
         state.open += 1;
-        let parcel = Arc::new(Parcel { number: state.last, topic, record, ticket, receipts });
+        parcel.number = state.last;
+        let parcel = Arc::new(parcel);
         if state.is_broken || state.waiting.contains_key(&parcel.topic) {
             state.put_back(parcel, None);
         } else if let Err(refused) = state.produce(&parcel) {
@@ -287,13 +290,15 @@ impl Shared {
     /// Replaces a producer that has failed for good, and sends what it has not delivered.
     fn rebuild(self: &Arc<Self>) {
         if self.is_due("rebuild") {
-            tracing::error!(source = self.source_name, "the producer has failed: making another one; unacknowledged \
-                records are sent again and may be written twice");
+            tracing::error!(
+                source = self.source_name,
+                "the producer has failed: making another one; unacknowledged \
+                records are sent again and may be written twice"
+            );
         }
         match self.client() {
             Ok(client) => {
-                let Some(old) =
-                    self.state().as_mut().map(|state| std::mem::replace(&mut state.producer, client))
+                let Some(old) = self.state().as_mut().map(|state| std::mem::replace(&mut state.producer, client))
                 else {
                     return;
                 };

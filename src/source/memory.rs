@@ -228,16 +228,21 @@ impl Feed {
 
     fn settle(&mut self, reports: Vec<Report>) {
         for report in reports {
+            let waiting = self.tracker.waiting();
             self.tracker.settle(report.offset, report.settled);
-            match report.settled {
-                Settled::Finished => {
-                    self.ended.settled += 1;
-                    self.subscription.metrics.settled.inc();
+            if self.tracker.waiting() < waiting {
+                match report.settled {
+                    Settled::Finished => self.count_settled(),
+                    Settled::Released => self.ended.abandoned += 1,
                 }
-                Settled::Released => self.ended.abandoned += 1,
             }
         }
         self.show();
+    }
+
+    fn count_settled(&mut self) {
+        self.ended.settled += 1;
+        self.subscription.metrics.settled.inc();
     }
 
     fn show(&self) {
@@ -314,9 +319,6 @@ impl Feed {
         metrics.read.inc_by((message.key.map_or(0, <[u8]>::len) + message.value.map_or(0, <[u8]>::len)) as u64);
         let mut matched = Vec::new();
         metrics.scanned.inc_by(self.subscription.triggers.matching(&message, &mut matched) as u64);
-        if matched.is_empty() {
-            metrics.not_matched.inc();
-        }
         let known = self.topics.iter().find(|topic| &***topic == message.topic);
         let topic = known.cloned().unwrap_or_else(|| message.topic.into());
         let mut bytes = 0;
@@ -327,5 +329,9 @@ impl Feed {
             batches[*index as usize].push(Delivery { message, failed_attempts: 0, ticket });
         }
         self.tracker.read(offset, matched.len() as u32, bytes);
+        if matched.is_empty() {
+            self.subscription.metrics.not_matched.inc();
+            self.count_settled();
+        }
     }
 }

@@ -91,7 +91,9 @@ impl Route {
 pub struct Ended {
     /// Messages settled in all.
     pub settled: u64,
-    /// Messages read but not settled when the deadline passed: they will be read again.
+    /// Messages read and let go in the drain before they were started: they will be read again.
+    pub released: u64,
+    /// Messages that were still being handled when the deadline passed, and messages that nobody can read again.
     pub abandoned: u64,
 }
 

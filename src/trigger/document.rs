@@ -1,7 +1,6 @@
 //! The fields of a message beside its body.
 
 use std::borrow::Cow;
-use std::slice;
 
 use crate::event::MessageRef;
 
@@ -69,7 +68,7 @@ impl MetadataField {
                 return Test::any(tests, leaves.iter());
             }
         };
-        Test::any(tests, leaf.as_ref().map_or(&[][..], slice::from_ref).iter())
+        Test::any(tests, leaf.as_slice().iter())
     }
 }
 

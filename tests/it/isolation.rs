@@ -65,9 +65,12 @@ fn check_failure(name: &str) {
 
 #[test]
 fn every_failure_stays_with_the_event_that_asked_for_it() {
-    let mut names: Vec<String> =
-        fs::read_dir(case_path("failures")).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> = fs::read_dir(case_path("failures"))
+        .unwrap()
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
-    let failed: Vec<&String> = names.iter().filter(|name| std::panic::catch_unwind(|| check_failure(name)).is_err()).collect();
+    let failed: Vec<&String> =
+        names.iter().filter(|name| std::panic::catch_unwind(|| check_failure(name)).is_err()).collect();
     assert!(failed.is_empty() && names.len() >= 10, "{failed:?} of {names:?}; each is reported above");
 }

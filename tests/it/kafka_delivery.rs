@@ -14,7 +14,8 @@ use crate::verifier::topic;
 fn a_hundred_thousand_messages_through_a_flaky_function_keep_their_order_and_none_is_lost() {
     let run = Numbered::on(&Kafka::shared(), "flaky", 8);
     run.produce(0..100_000);
-    let mut worker = run.start(&run.project("flaky.ts", &Extra::default()));
+    let project = run.project("flaky.ts", &Extra::default());
+    let mut worker = run.start(&project);
     run.until_complete(&mut worker);
     let report = run.expect_none_lost(100_000);
     assert_eq!(report.repeated, [], "{report}");
@@ -27,7 +28,8 @@ fn a_hundred_thousand_messages_through_a_flaky_function_keep_their_order_and_non
 fn without_order_none_is_lost_either() {
     let run = Numbered::on(&Kafka::shared(), "unordered", 3);
     run.produce(0..10_000);
-    let mut worker = run.start(&run.project("flaky.ts", &Extra { trigger: "order = \"none\"", ..Extra::default() }));
+    let project = run.project("flaky.ts", &Extra { trigger: "order = \"none\"", ..Extra::default() });
+    let mut worker = run.start(&project);
     run.until_complete(&mut worker);
     let report = run.report();
     assert!(report.is_complete() && report.repeated.is_empty(), "{report}");
@@ -59,7 +61,8 @@ fn what_cannot_succeed_goes_to_the_dead_letter_topic_as_it_was() {
     let code = "export default (event) => { throw new RangeError('cannot ' + event.data.seq); }";
     let project = run.project("echo.ts", &Extra { trigger: &extra, ..Extra::default() }).with("f.ts", code);
     run.produce(0..20);
-    let mut worker = Worker::start(project.command(&["run", "--set", "service.it.trigger.t.retry.attempts=2"]), Stdio::null());
+    let mut worker =
+        Worker::start(project.command(&["run", "--set", "service.it.trigger.t.retry.attempts=2"]), Stdio::null());
     run.until_complete(&mut worker);
 
     let letters = topic::read(&kafka.brokers, &dead, |message| {

@@ -126,8 +126,9 @@ fn what_a_function_logs_comes_with_its_name_and_event() {
         return event.data;
     }";
     let ended = run("", code, "5\n");
-    let line_with =
-        |text: &str| ended.stderr.lines().find(|line| line.contains(text)).unwrap_or_else(|| panic!("{}", ended.stderr));
+    let line_with = |text: &str| {
+        ended.stderr.lines().find(|line| line.contains(text)).unwrap_or_else(|| panic!("{}", ended.stderr))
+    };
     for (text, level) in [("from console", "INFO"), ("from ctx {\"id\":5}", "WARN")] {
         let line = line_with(text);
         assert!(line.contains(level) && line.contains("it.f") && line.contains("orders/0/0"), "{line}");

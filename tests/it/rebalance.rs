@@ -48,11 +48,8 @@ fn a_second_worker_joins_and_leaves_with_a_thousand_in_flight_and_no_partition_s
 #[test]
 fn a_killed_worker_is_succeeded_by_another_when_its_session_expires() {
     let run = Numbered::on(&Kafka::shared(), "succeed", 4);
-    let extra = Extra {
-        source: "in_flight = { messages = 2000 }",
-        service: "env = { WAIT_MS = \"3\" }",
-        ..Extra::default()
-    };
+    let extra =
+        Extra { source: "in_flight = { messages = 2000 }", service: "env = { WAIT_MS = \"3\" }", ..Extra::default() };
     let project = run.project("slow.ts", &extra);
     run.produce(0..8000);
     let mut first = run.start(&project);

@@ -14,7 +14,6 @@ use crate::batch::Batch;
 use crate::runner::Process;
 use crate::watchdog::Watch;
 use desk::Desk;
-use event::Events;
 
 mod desk;
 mod event;
@@ -73,7 +72,7 @@ async fn live(
     let watch = Watch::new(isolate, open.deploy.limits);
     process.watchdog.add(&watch);
     let desk = Desk::new(process.clone(), watch.clone());
-    let lived = std::panic::AssertUnwindSafe(open_and_work(process, unconfigured, open, inbox, &desk));
+    let lived = std::panic::AssertUnwindSafe(open_and_work(unconfigured, open, inbox, &desk));
     let error = match lived.catch_unwind().await {
         Ok(error) => error,
         Err(_) => {
@@ -91,14 +90,12 @@ async fn live(
 
 /// Returns why the isolate closed, if nobody asked for it.
 async fn open_and_work(
-    process: &Process,
     unconfigured: UnconfiguredRuntime,
     open: Open,
     inbox: UnboundedReceiver<Command>,
     desk: &Rc<Desk>,
 ) -> Option<Failure> {
-    let events = Rc::new(Events::default());
-    let opened = match open::open(unconfigured, &open.deploy, desk, &events).await {
+    let opened = match open::open(unconfigured, &open.deploy, desk).await {
         Ok(opened) => opened,
         Err(failure) => {
             desk.flush();
@@ -107,14 +104,14 @@ async fn open_and_work(
     };
     desk.flush();
     let micros = open.since.elapsed().as_micros() as u64;
-    process.outgoing.send(&FromRunner::Opened { isolate: open.isolate, from_spare: open.from_spare, micros });
+    desk.process.outgoing.send(&FromRunner::Opened { isolate: open.isolate, from_spare: open.from_spare, micros });
 
-    let mut work = work::Work::new(opened, desk.clone(), events.clone(), inbox);
+    let mut work = work::Work::new(opened, desk.clone(), inbox);
     let fired = work.run().await;
     if let Some(fired) = &fired {
         desk.condemn(fired);
     }
     desk.flush();
-    open::close(work.into_worker(), &events);
+    open::close(work.into_worker(), desk);
     fired.map(|fired| fired.failure)
 }

@@ -77,7 +77,8 @@ pub fn load(path: &Path) -> Result<Package, PackageError> {
     let mut hash = Sha256::new();
     while let Some(file) = loading.waiting.pop_front() {
         let shown = loading.shown(&file);
-        let text = std::fs::read_to_string(&file).map_err(|source| PackageError::Read { file: shown.clone(), source })?;
+        let text =
+            std::fs::read_to_string(&file).map_err(|source| PackageError::Read { file: shown.clone(), source })?;
         let specifier = loading.specifier(&file);
         for part in [specifier.as_str(), &text] {
             hash.update((part.len() as u64).to_le_bytes());
@@ -118,7 +119,8 @@ impl Loading {
         let mut specifier = root.clone();
         if let Ok(mut segments) = specifier.path_segments_mut() {
             segments.pop_if_empty();
-            segments.extend(self.relative(file).components().map(|part| part.as_os_str().to_string_lossy().into_owned()));
+            segments
+                .extend(self.relative(file).components().map(|part| part.as_os_str().to_string_lossy().into_owned()));
         }
         specifier
     }

@@ -175,7 +175,8 @@ impl Phase {
 
 /// The failure of an event that took longer than its function's `timeout`.
 pub fn timeout_failure(limits: &Limits) -> Failure {
-    let message = format!("timed out after {} ms (limit timeout = {})", limits.timeout_ms, time_text(limits.timeout_ms));
+    let message =
+        format!("timed out after {} ms (limit timeout = {})", limits.timeout_ms, time_text(limits.timeout_ms));
     Failure::new(FailureClass::Timeout, "Timeout", message)
 }
 

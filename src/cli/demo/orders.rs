@@ -3,10 +3,12 @@
 
 use std::fmt::Write;
 
+/// The prefix of an order's id, before its number.
+const ID_PREFIX: &str = "order-";
 const CUSTOMERS: u64 = 97;
 /// Goods with their prices in cents.
 const GOODS: [(&str, u64); 6] =
-    [("mug", 1290), ("teapot", 2490), ("tray", 1000), ("tea", 710), ("spoon", 199), ("honey", 880)];
+    [("tea", 175), ("kettle", 3999), ("cup", 725), ("saucer", 340), ("spoon", 199), ("honey", 880)];
 
 /// What kind of message an order is, and with it what must become of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +24,7 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// In the order of their numbers.
     pub const ALL: [Self; 4] = [Self::Placed, Self::Gift, Self::Viewed, Self::Poison];
 }
 
@@ -65,12 +68,13 @@ impl Mix {
         let kind = self.kind(number);
         let spread = spread(number);
         let mut items = String::new();
-        let mut amount = 0;
+        let mut cents_in_all = 0;
         for place in 0..=spread % 3 {
-            let (sku, price) = GOODS[((spread >> 8) + place) as usize % GOODS.len()];
-            let price = if kind == Kind::Gift { 0 } else { price };
+            let (sku, cents) = GOODS[((spread >> 8) + place) as usize % GOODS.len()];
+            let cents = if kind == Kind::Gift { 0 } else { cents };
             let quantity = 1 + (spread >> (16 + place)) % 3;
-            amount += price * quantity;
+            cents_in_all += cents * quantity;
+            let price = Euros(cents);
             // Only the first price of a poison order is wrong.
             let sign = if kind == Kind::Poison && place == 0 { "-" } else { "" };
             let comma = if place == 0 { "" } else { "," };
@@ -79,8 +83,20 @@ impl Mix {
         }
         let event = if kind == Kind::Viewed { "order.viewed" } else { "order.placed" };
         let key = format!("customer-{}", spread % CUSTOMERS);
-        let value = format!(r#"{{"type":"{event}","id":"{number}","amount":{amount},"items":[{items}]}}"#);
+        let amount = Euros(cents_in_all);
+        let value = format!(
+            r#"{{"id":"{ID_PREFIX}{number}","type":"{event}","customer":"{key}","amount":{amount},"items":[{items}]}}"#
+        );
         Order { kind, key, value }
+    }
+}
+
+/// Cents, printed as a JSON number of euros.
+struct Euros(u64);
+
+impl std::fmt::Display for Euros {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{:02}", self.0 / 100, self.0 % 100)
     }
 }
 
@@ -91,7 +107,7 @@ pub fn number_of(value: &[u8]) -> Option<u64> {
         id: String,
     }
     let named: Named = serde_json::from_slice(value).ok()?;
-    named.id.parse().ok()
+    named.id.strip_prefix(ID_PREFIX)?.parse().ok()
 }
 
 /// Numbers that follow each other become numbers that do not look like it (the finisher of SplitMix64).
@@ -140,16 +156,16 @@ mod tests {
             let Order { kind, value, .. } = mix.order(number);
             let order: serde_json::Value = serde_json::from_str(&value).unwrap();
             let items = order["items"].as_array().unwrap();
-            let lowest = items.iter().map(|item| item["price"].as_i64().unwrap()).min().unwrap();
+            let lowest = items.iter().map(|item| item["price"].as_f64().unwrap()).fold(f64::MAX, f64::min);
             assert_eq!(order["type"] == "order.placed", kind != Kind::Viewed, "{value}");
-            assert_eq!(order["amount"].as_u64().unwrap() > 0, kind != Kind::Gift, "{value}");
-            assert_eq!(lowest < 0, kind == Kind::Poison, "{value}");
+            assert_eq!(order["amount"].as_f64().unwrap() > 0.0, kind != Kind::Gift, "{value}");
+            assert_eq!(lowest < 0.0, kind == Kind::Poison, "{value}");
         }
     }
 
     #[test]
     fn a_record_of_somebody_else_has_no_number() {
-        for value in ["", "null", "{}", r#"{"id":7}"#, r#"{"id":""}"#, r#"{"id":"basket-7"}"#] {
+        for value in ["", "null", "{}", r#"{"id":7}"#, r#"{"id":"order-"}"#, r#"{"id":"basket-7"}"#] {
             assert_eq!(number_of(value.as_bytes()), None, "{value}");
         }
     }

@@ -45,7 +45,8 @@ struct Figures {
     rate: u64,
     /// Messages published and not settled.
     lag: u64,
-    in_flight: i64,
+    /// Messages read and not settled.
+    in_flight: u64,
     isolates: i64,
     done: u64,
     dead: u64,
@@ -116,7 +117,8 @@ impl Status {
             published,
             rate: self.rate,
             lag: published.saturating_sub(settled),
-            in_flight: subscription.in_flight.get(),
+            // The gauge of that name is renewed only now and then.
+            in_flight: subscription.messages.get().saturating_sub(settled),
             isolates: function.isolates.get(),
             done: trigger.done.get(),
             dead,
@@ -139,7 +141,7 @@ mod tests {
         };
         let mut status = Status::new(gauges.clone());
         gauges.subscription.settled.inc_by(50);
-        gauges.subscription.in_flight.set(7);
+        gauges.subscription.messages.inc_by(57);
         gauges.trigger.done.inc_by(30);
         gauges.trigger.retried.inc_by(2);
         gauges.trigger.dead_lettered.inc();

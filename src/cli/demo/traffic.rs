@@ -137,8 +137,8 @@ impl Press {
     fn send(&mut self, due: u64) -> Result<u64, String> {
         for sent in 0..due {
             let order = self.mix.order(self.number);
-            let kind = Kind::ALL.iter().position(|kind| *kind == order.kind).unwrap_or_default();
-            let record = BaseRecord::with_opaque_to(&self.topic, kind).key(&order.key).payload(&order.value);
+            let record =
+                BaseRecord::with_opaque_to(&self.topic, order.kind as usize).key(&order.key).payload(&order.value);
             match self.producer.send(record) {
                 Ok(()) => self.number += 1,
                 Err((error, _)) if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) => return Ok(sent),

@@ -9,15 +9,20 @@ use std::time::Duration;
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// Changes that follow each other within this time are one.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
+
+/// The files that a project is made of.
+const SOURCE_EXTENSIONS: [&str; 6] = ["ts", "mts", "js", "mjs", "json", "toml"];
 
 /// What counts as a change.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Interest {
     files: BTreeSet<PathBuf>,
-    /// Any file of the watched folders: what is missing or wrong may be in one that is not known yet.
+    /// Also other files of the watched folders that look like code or configuration: what is missing or wrong may be
+    /// in one that is not known yet.
     any: bool,
 }
 
@@ -33,8 +38,12 @@ impl Interest {
 
     fn covers(&self, kind: EventKind, paths: &[PathBuf]) -> bool {
         let is_change = !matches!(kind, EventKind::Access(_));
-        is_change && (self.any || paths.iter().any(|path| self.files.contains(path)))
+        is_change && paths.iter().any(|path| self.files.contains(path) || self.any && is_source(path))
     }
+}
+
+fn is_source(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| SOURCE_EXTENSIONS.iter().any(|known| extension == *known))
 }
 
 /// The path as the watcher will name it: its folder without symbolic links, and its name there.
@@ -53,6 +62,8 @@ pub struct Watch {
     watched: BTreeSet<PathBuf>,
     interest: Arc<Mutex<Interest>>,
     changes: mpsc::Receiver<()>,
+    /// Whether a change has been received and not told.
+    has_changed: bool,
 }
 
 impl Watch {
@@ -68,7 +79,7 @@ impl Watch {
                 let _ = sender.try_send(());
             }
         })?;
-        Ok(Self { watcher, watched: BTreeSet::new(), interest, changes })
+        Ok(Self { watcher, watched: BTreeSet::new(), interest, changes, has_changed: false })
     }
 
     /// Changes what is watched.
@@ -86,14 +97,24 @@ impl Watch {
         Ok(())
     }
 
-    /// Completes when something has changed and nothing more has for a moment. May be dropped at any time, at worst
-    /// together with a change.
-    pub async fn changed(&mut self) {
-        if self.changes.recv().await.is_none() {
-            // The watcher holds the sender, and this holds the watcher.
-            std::future::pending::<()>().await;
+    /// The files watched at present.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.interest.lock().unwrap_or_else(PoisonError::into_inner).files.iter().cloned().collect()
+    }
+
+    /// Completes when something has changed and nothing more has for a moment, and not before `earliest`. It loses
+    /// nothing when dropped before.
+    pub async fn changed(&mut self, earliest: Instant) {
+        while !self.has_changed {
+            match self.changes.recv().await {
+                Some(()) => self.has_changed = true,
+                // The watcher holds the sender, and this holds the watcher.
+                None => std::future::pending().await,
+            }
         }
+        tokio::time::sleep_until(earliest).await;
         while let Ok(Some(())) = tokio::time::timeout(SETTLE_TIME, self.changes.recv()).await {}
+        self.has_changed = false;
     }
 }
 
@@ -114,12 +135,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let known = files(folder.path(), &["lagless.toml"]);
         let other = files(folder.path(), &["notes.txt"]);
+        let neighbour = files(folder.path(), &["rule.json"]);
         let interest = Interest::new([folder.path().join("lagless.toml")], false);
         assert!(interest.covers(CHANGED, &known));
         assert!(interest.covers(EventKind::Create(CreateKind::File), &[other.clone(), known.clone()].concat()));
         assert!(!interest.covers(EventKind::Access(AccessKind::Any), &known));
         assert!(!interest.covers(CHANGED, &other));
-        assert!(Interest::new(known, true).covers(CHANGED, &other));
+        assert!(!interest.covers(CHANGED, &neighbour));
+        let interest = Interest::new(known, true);
+        assert!(interest.covers(CHANGED, &neighbour));
+        assert!(!interest.covers(CHANGED, &other));
     }
 
     #[test]
@@ -139,6 +164,6 @@ mod tests {
         let draft = folder.path().join("draft");
         std::fs::write(&draft, "2").unwrap();
         std::fs::rename(&draft, &file).unwrap();
-        tokio::time::timeout(Duration::from_secs(10), watch.changed()).await.expect("the change is seen");
+        tokio::time::timeout(Duration::from_secs(10), watch.changed(Instant::now())).await.expect("the change is seen");
     }
 }

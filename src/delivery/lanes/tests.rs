@@ -147,6 +147,9 @@ fn what_waits_for_an_ended_assignment_is_released() {
         }
         lanes.finish(lane);
         assert_eq!(bench.released(), vec![(0, 0)]);
+        // Nor is what comes late.
+        lanes.push([bench.delivery(0, 9)]);
+        assert_eq!(bench.released(), vec![(0, 9)]);
         let other = lanes.take(bench.start).expect("partition 1 is not touched");
         assert_eq!(offsets(&other), vec![5]);
         settle_all(other);

@@ -1,38 +1,24 @@
 //! The partitions that a subscription holds, and what is on its way in them. Only the polling thread touches this, also
 //! from within the client's callbacks.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use rdkafka::error::KafkaResult;
-use rdkafka::message::{BorrowedMessage, Headers};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 
 use super::committer::Answer;
+use super::lend::lend;
 use super::partition::{Hold, Partition, Share, Spot};
-use super::position::{Found, Placement, place};
 use crate::delivery::{Assignment, Delivery, Phase, Report, Reports, Settled, Ticket};
-use crate::event::{Header, Message, MessageRef};
-use crate::source::{Stage, Subscription};
+use crate::event::Message;
+use crate::source::{Ended, Stage, Subscription};
 
 /// How long a used-up share waits for settlements before its partition is paused, where all the others wait as well.
 /// Pausing throws away what the client has fetched ahead.
 const PAUSE_DELAY: Duration = Duration::from_millis(20);
-
-/// When to ask again for a position that the broker did not tell.
-const PLACE_RETRY: Duration = Duration::from_secs(2);
-
-/// A partition whose deliveries were let go is read again no sooner than this.
-const REWIND_DELAY: Duration = Duration::from_millis(500);
-
-/// How often a partition that stands still says so.
-pub(super) const STOPPED_INTERVAL: Duration = Duration::from_secs(60);
-
-/// What stands for a header name that is not UTF-8.
-const UNREADABLE_NAME: &str = "\u{fffd}";
 
 #[derive(Debug)]
 pub(super) struct Assigned {
@@ -41,14 +27,14 @@ pub(super) struct Assigned {
     pub settled: u64,
     /// The subscription is ending: partitions that still come are not read.
     pub leaving: bool,
-    subscription: Arc<Subscription>,
+    pub(super) subscription: Arc<Subscription>,
     reports: Reports,
     reported: mpsc::Receiver<Vec<Report>>,
     topics: Vec<Arc<str>>,
     /// The number of the last assignment.
     last: u64,
     /// Where the last partition was found: messages and reports come in runs.
-    recent: usize,
+    pub(super) recent: usize,
     /// Deliveries of this turn, per route.
     outbox: Vec<Vec<Delivery>>,
     matched: Vec<u32>,
@@ -198,7 +184,7 @@ impl Assigned {
         self.partitions.iter().filter(|partition| is_wanted(partition)).map(Partition::spot).collect()
     }
 
-    fn assignment(&mut self, spot: &Spot) -> Arc<Assignment> {
+    pub(super) fn assignment(&mut self, spot: &Spot) -> Arc<Assignment> {
         self.last += 1;
         Assignment::new(self.last, spot.topic.clone(), spot.partition)
     }
@@ -211,86 +197,6 @@ impl Assigned {
         let topic: Arc<str> = name.into();
         self.topics.push(topic.clone());
         topic
-    }
-
-    /// Notes a partition that has come, and where it is. Answers the offset to read from; `None` leaves it paused.
-    pub(super) fn arrive(&mut self, spot: &Spot, found: KafkaResult<Found>, now: Instant) -> Option<i64> {
-        let assignment = self.assignment(spot);
-        self.partitions.retain(|partition| partition.spot() != *spot);
-        self.recent = 0;
-        if self.leaving {
-            assignment.advance(Phase::Draining);
-            self.partitions.push(Partition::new(assignment, Hold::Leaving));
-            return None;
-        }
-        self.partitions.push(Partition::new(assignment, Hold::Unplaced { retry_at: now }));
-        self.settle_place(spot, found, now)
-    }
-
-    /// Notes what the broker says of a partition's position. Answers the offset to read from; `None` leaves it paused.
-    pub(super) fn settle_place(&mut self, spot: &Spot, found: KafkaResult<Found>, now: Instant) -> Option<i64> {
-        let subscription = self.subscription.clone();
-        let Subscription { source, group, start, on_out_of_range, .. } = &*subscription;
-        let Spot { topic, partition: number } = spot;
-        let partition = self.get_mut(topic, *number)?;
-        let found = match found {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::debug!(source, group, %topic, partition = number, %error, "no position yet: asking again");
-                partition.hold = Hold::Unplaced { retry_at: now + PLACE_RETRY };
-                return None;
-            }
-        };
-        partition.high = Some(found.range.high);
-        partition.commits.acknowledged = found.committed;
-        let (offset, is_chosen) = match place(found.committed, found.range, *start, *on_out_of_range) {
-            Placement::Resume(offset) => (offset, false),
-            Placement::Begin(offset) => (offset, true),
-            Placement::Jump { to, gap } => {
-                tracing::warn!(source, group, %topic, partition = number,
-                    "{gap}; going on from {to} as `on_out_of_range` says: {}", gap.consequence(to));
-                (to, true)
-            }
-            Placement::Stop(gap) => {
-                partition.hold = Hold::Stopped { why: gap.to_string(), told: now };
-                self.tell_stopped(spot);
-                return None;
-            }
-        };
-        partition.hold = Hold::Open;
-        partition.next = Some(offset);
-        partition.chosen = is_chosen.then_some(offset);
-        Some(offset)
-    }
-
-    /// Says that a partition stands still, and what can be done.
-    pub(super) fn tell_stopped(&mut self, spot: &Spot) {
-        let (source, group) = (self.subscription.source.clone(), self.subscription.group.clone());
-        let Spot { topic, partition: number } = spot;
-        if let Some(Partition { hold: Hold::Stopped { why, .. }, .. }) = self.get_mut(topic, *number) {
-            tracing::error!(source, group, %topic, partition = number,
-                "the partition stands still: {why}; set the group's offset with the broker's tools, or set \
-                 `on_out_of_range` to \"earliest\" or \"latest\", then restart");
-        }
-    }
-
-    /// Ends assignments: nothing new is started, what runs may finish for `grace`, then it is void. The partitions are
-    /// no longer held afterwards. Without `grace` what runs is void at once.
-    pub(super) fn release(&mut self, spots: &[Spot], grace: Option<Duration>) -> Vec<Partition> {
-        let phase = if grace.is_some() { Phase::Draining } else { Phase::Fenced };
-        self.advance(phase, |partition| spots.contains(&partition.spot()));
-        let deadline = Instant::now() + grace.unwrap_or_default();
-        while self.partitions.iter().any(|it| it.tracker.waiting() > 0 && spots.contains(&it.spot())) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.stage() == Stage::End {
-                break;
-            }
-            self.await_reports(left.min(Duration::from_millis(50)));
-        }
-        self.settle_reported();
-        self.advance(Phase::Fenced, |partition| spots.contains(&partition.spot()));
-        self.recent = 0;
-        self.partitions.extract_if(.., |partition| spots.contains(&partition.spot())).collect()
     }
 
     /// Moves assignments on and tells the engines. What was taken in this turn goes out first, so that nothing waits
@@ -366,61 +272,6 @@ impl Assigned {
         }
     }
 
-    /// Begins to rewind partitions whose deliveries were let go although nobody asked for it (an engine's task has
-    /// died): what else is in flight of them ends first, so that order holds. Answers the partitions to pause.
-    pub(super) fn begin_rewinds(&mut self, now: Instant) -> Vec<Spot> {
-        let spots = self.spots(|it| matches!(it.hold, Hold::Open | Hold::Full) && it.tracker.has_released());
-        for spot in &spots {
-            self.begin_rewind(spot, None, now);
-        }
-        spots
-    }
-
-    pub(super) fn begin_rewind(&mut self, spot: &Spot, to: Option<i64>, now: Instant) {
-        let until = now + self.subscription.revoke_timeout;
-        if let Some(partition) = self.get_mut(&spot.topic, spot.partition) {
-            partition.used_up_since = None;
-            partition.hold = Hold::Rewinding { until, not_before: now + REWIND_DELAY, to };
-        }
-        self.advance(Phase::Draining, |partition| partition.spot() == *spot);
-    }
-
-    /// Ends the rewinds whose time has come. Answers the partitions and where to read them from.
-    pub(super) fn end_rewinds(&mut self, now: Instant) -> Vec<(Spot, i64)> {
-        let due = self.spots(|partition| match partition.hold {
-            Hold::Rewinding { until, not_before, .. } => {
-                now >= not_before && (partition.tracker.waiting() == 0 || now >= until)
-            }
-            _ => false,
-        });
-        self.advance(Phase::Fenced, |partition| due.contains(&partition.spot()));
-        let mut placed = Vec::new();
-        for spot in due {
-            let assignment = self.assignment(&spot);
-            let Some(partition) = self.get_mut(&spot.topic, spot.partition) else { continue };
-            let Hold::Rewinding { to, .. } = partition.hold else { continue };
-            match to.or(partition.committable()).or(partition.next) {
-                Some(offset) => {
-                    partition.renew(assignment, offset, to.is_some());
-                    placed.push((spot, offset));
-                }
-                None => partition.hold = Hold::Unplaced { retry_at: now },
-            }
-        }
-        placed
-    }
-
-    /// Stops taking for good: what runs may finish, what waits is let go. Answers the partitions to pause.
-    pub(super) fn leave(&mut self) -> Vec<Spot> {
-        self.leaving = true;
-        for partition in &mut self.partitions {
-            partition.used_up_since = None;
-            partition.hold = Hold::Leaving;
-        }
-        self.advance(Phase::Draining, |_| true);
-        self.spots(|_| true)
-    }
-
     /// Whether everything read is settled and every settled offset is committed.
     pub(super) fn is_at_rest(&self) -> bool {
         self.partitions.iter().all(|partition| partition.tracker.waiting() == 0 && partition.uncommitted().is_none())
@@ -432,9 +283,13 @@ impl Assigned {
         self.is_committing = false;
     }
 
-    /// Messages read whose deliveries are open or were let go.
-    pub(super) fn abandoned(&self) -> u64 {
-        self.partitions.iter().map(|partition| partition.tracker.waiting() as u64 + partition.released).sum()
+    /// What has come of the messages that were read, as it stands.
+    pub(super) fn ended(&self) -> Ended {
+        Ended {
+            settled: self.settled,
+            released: self.partitions.iter().map(|partition| partition.released).sum(),
+            abandoned: self.partitions.iter().map(|partition| partition.tracker.waiting() as u64).sum(),
+        }
     }
 
     /// The offsets to commit now; `None` where there is no news, or while an earlier commit is on its way.
@@ -488,51 +343,4 @@ pub(super) fn is_rebalance(code: Option<RDKafkaErrorCode>) -> bool {
                 | RDKafkaErrorCode::AssignmentLost
         )
     )
-}
-
-/// The message as the rest of the program sees it, without copying.
-fn lend<'a>(message: &'a BorrowedMessage<'_>) -> MessageRef<'a> {
-    MessageRef {
-        topic: message.topic(),
-        partition: message.partition(),
-        offset: message.offset(),
-        timestamp: message.timestamp().to_millis(),
-        key: message.key(),
-        value: message.payload(),
-        headers: message.headers().map_or_else(Vec::new, headers),
-    }
-}
-
-/// The headers in their order. The client library panics on a name that is not UTF-8; such a header keeps its place
-/// under a stand-in name, without its value.
-fn headers<H: Headers>(headers: &H) -> Vec<Header<'_>> {
-    (0..headers.count())
-        .map(|index| match catch_unwind(AssertUnwindSafe(|| headers.try_get(index))) {
-            Ok(Some(header)) => Header { name: header.key, value: header.value },
-            Ok(None) | Err(_) => Header { name: UNREADABLE_NAME, value: None },
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use rdkafka::message::{Header as NativeHeader, OwnedHeaders};
-
-    use super::*;
-
-    #[test]
-    fn headers_keep_order_repeats_and_null_values() {
-        let native = OwnedHeaders::new()
-            .insert(NativeHeader { key: "a", value: Some(b"1".as_slice()) })
-            .insert(NativeHeader { key: "b", value: None::<&[u8]> })
-            .insert(NativeHeader { key: "a", value: Some(b"".as_slice()) });
-        assert_eq!(
-            headers(native.as_borrowed()),
-            [
-                Header { name: "a", value: Some(b"1".as_slice()) },
-                Header { name: "b", value: None },
-                Header { name: "a", value: Some(b"".as_slice()) },
-            ]
-        );
-    }
 }

@@ -24,7 +24,7 @@ pub(crate) fn configure(settings: &KafkaSettings, defaults: &[(&str, &str)]) -> 
     for (key, value) in &settings.client {
         config.set(key, value.reveal());
     }
-    config.set_log_level(RDKafkaLogLevel::Info);
+    config.set_log_level(RDKafkaLogLevel::Debug);
     config
 }
 

@@ -21,15 +21,16 @@ pub(super) struct Answer {
 }
 
 pub(super) struct Committer {
-    orders: mpsc::Sender<TopicPartitionList>,
+    orders: mpsc::SyncSender<TopicPartitionList>,
     answers: mpsc::Receiver<Answer>,
     thread: JoinHandle<()>,
 }
 
 impl Committer {
     pub(super) fn start(consumer: Arc<BaseConsumer<Context>>) -> std::io::Result<Self> {
-        let (orders, inbox) = mpsc::channel();
-        let (outbox, answers) = mpsc::channel();
+        // One commit is made at a time, so neither end ever waits for room.
+        let (orders, inbox) = mpsc::sync_channel(1);
+        let (outbox, answers) = mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("kafka-commit".to_owned()).spawn(move || {
             while let Ok(offsets) = inbox.recv() {
                 let result = consumer.commit(&offsets, CommitMode::Sync);

@@ -12,13 +12,14 @@ use rdkafka::consumer::{BaseConsumer, Consumer, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::assigned::{Pace, STOPPED_INTERVAL};
+use super::assigned::Pace;
 use super::client::explain;
 use super::committer::Committer;
 use super::context::Context;
+use super::lag;
+use super::moves::STOPPED_INTERVAL;
 use super::partition::{Hold, Spot};
 use super::position::{self, Placement, place};
-use super::lag;
 use crate::delivery::Phase;
 use crate::source::{Ended, Stage, Subscription};
 
@@ -188,8 +189,12 @@ impl Reader {
         if !rewinds.is_empty() {
             let Subscription { source, group, .. } = &*self.subscription;
             if self.consumer.context().is_due("rewind") {
-                tracing::warn!(source, group, partitions = rewinds.len(),
-                    "deliveries were let go unfinished: their partitions are read again");
+                tracing::warn!(
+                    source,
+                    group,
+                    partitions = rewinds.len(),
+                    "deliveries were let go unfinished: their partitions are read again"
+                );
             }
             self.pause(&rewinds);
         }
@@ -214,8 +219,7 @@ impl Reader {
 
     /// Asks again for positions that are not known.
     fn place_unplaced(&mut self, now: Instant) {
-        let spots =
-            self.assigned().spots(|it| matches!(it.hold, Hold::Unplaced { retry_at } if retry_at <= now));
+        let spots = self.assigned().spots(|it| matches!(it.hold, Hold::Unplaced { retry_at } if retry_at <= now));
         let found = match position::find(&self.consumer, &spots, QUESTION_TIMEOUT) {
             Ok(found) => found,
             Err(error) => {
@@ -317,7 +321,8 @@ impl Reader {
             }
             match code {
                 RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => tracing::error!(
-                    source, group,
+                    source,
+                    group,
                     "topic `{topic}` does not exist on source `{source}`: create it, or fix `topics`; still trying"
                 ),
                 code => tracing::error!(source, group, "topic `{topic}`: {}", explain(code, &code.to_string())),
@@ -396,7 +401,7 @@ impl Reader {
             tracing::warn!(source, group, "the last commit was not answered: some settled messages may be repeated");
         }
         let mut assigned = self.assigned();
-        let ended = Ended { settled: assigned.settled, abandoned: assigned.abandoned() };
+        let ended = assigned.ended();
         assigned.give_up();
         lag::observe(&mut assigned, &self.subscription.metrics);
         drop(assigned);

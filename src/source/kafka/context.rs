@@ -9,8 +9,8 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientContext, Statistics};
 
 use super::assigned::{Assigned, is_rebalance};
-use super::committer::Answer;
 use super::client::{Notices, explain, log_line};
+use super::committer::Answer;
 use super::lag::Reach;
 use crate::source::Subscription;
 

@@ -17,15 +17,26 @@ pub const CLIENT_SETTINGS: [(&str, &str); 1] = [("fetch.wait.max.ms", "20")];
 #[derive(Debug)]
 pub struct EmbeddedBroker {
     bootstrap: String,
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::SyncSender<Order>,
 }
 
 /// What the broker's thread can be asked to do.
 #[derive(Debug)]
 enum Order {
-    CreateTopic { name: String, partitions: i32, done: mpsc::Sender<Result<(), String>> },
+    CreateTopic {
+        name: String,
+        partitions: i32,
+        done: mpsc::SyncSender<Result<(), String>>,
+    },
     #[cfg(test)]
-    SetUp { is_up: bool, done: mpsc::Sender<Result<(), String>> },
+    SetUp {
+        is_up: bool,
+        done: mpsc::SyncSender<Result<(), String>>,
+    },
+    #[cfg(test)]
+    RefuseFetch {
+        done: mpsc::SyncSender<Result<(), String>>,
+    },
 }
 
 impl EmbeddedBroker {
@@ -34,8 +45,8 @@ impl EmbeddedBroker {
     /// # Errors
     /// When it cannot be started, with the reason.
     pub fn start() -> Result<Self, String> {
-        let (orders, inbox) = mpsc::channel();
-        let (ready, started) = mpsc::channel();
+        let (orders, inbox) = mpsc::sync_channel(1);
+        let (ready, started) = mpsc::sync_channel(1);
         thread::Builder::new()
             .name("embedded-broker".to_owned())
             .spawn(move || serve(&ready, &inbox))
@@ -63,8 +74,14 @@ impl EmbeddedBroker {
         self.ask(|done| Order::SetUp { is_up, done }).expect("the mock obeys");
     }
 
-    fn ask(&self, order: impl FnOnce(mpsc::Sender<Result<(), String>>) -> Order) -> Result<(), String> {
-        let (done, answer) = mpsc::channel();
+    /// Answers the next fetch of every partition in it with "offset out of range".
+    #[cfg(test)]
+    pub(crate) fn refuse_fetch(&self) {
+        self.ask(|done| Order::RefuseFetch { done }).expect("the mock obeys");
+    }
+
+    fn ask(&self, order: impl FnOnce(mpsc::SyncSender<Result<(), String>>) -> Order) -> Result<(), String> {
+        let (done, answer) = mpsc::sync_channel(1);
         let gone = |_| "the broker's thread has ended".to_owned();
         self.orders.send(order(done)).map_err(|_| gone(mpsc::RecvError))?;
         answer.recv().map_err(gone)?
@@ -72,7 +89,7 @@ impl EmbeddedBroker {
 }
 
 /// Holds the mock cluster, which must stay on the thread that made it, until nobody can send orders any more.
-fn serve(ready: &mpsc::Sender<Result<String, String>>, inbox: &mpsc::Receiver<Order>) {
+fn serve(ready: &mpsc::SyncSender<Result<String, String>>, inbox: &mpsc::Receiver<Order>) {
     let cluster = match MockCluster::new(1) {
         Ok(cluster) => cluster,
         Err(error) => {
@@ -91,6 +108,13 @@ fn serve(ready: &mpsc::Sender<Result<String, String>>, inbox: &mpsc::Receiver<Or
             Order::SetUp { is_up: true, done } => (cluster.broker_up(1), done),
             #[cfg(test)]
             Order::SetUp { is_up: false, done } => (cluster.broker_down(1), done),
+            #[cfg(test)]
+            Order::RefuseFetch { done } => {
+                use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+                let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE;
+                cluster.request_errors(RDKafkaApiKey::Fetch, &[error]);
+                (Ok(()), done)
+            }
         };
         // Whoever asked may have gone away.
         let _ = done.send(result.map_err(|error| error.to_string()));

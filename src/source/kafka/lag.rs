@@ -15,6 +15,7 @@ const REMINDER: Duration = Duration::from_secs(10);
 
 /// Sets the gauges.
 pub(super) fn observe(assigned: &mut Assigned, metrics: &SubscriptionMetrics) {
+    #[expect(clippy::disallowed_methods, reason = "a message's age is told by the kind of clock that stamped it")]
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
     let (messages, bytes) = assigned.in_flight();
     metrics.in_flight.set(messages as i64);
@@ -35,7 +36,10 @@ pub(super) fn observe(assigned: &mut Assigned, metrics: &SubscriptionMetrics) {
 pub(super) enum Reach {
     Reached,
     /// No broker is connected since the first instant; told last at the second.
-    Lost { since: Instant, told: Option<Instant> },
+    Lost {
+        since: Instant,
+        told: Option<Instant>,
+    },
 }
 
 impl Reach {

@@ -33,6 +33,8 @@ mod consumer;
 mod context;
 pub mod embedded;
 mod lag;
+mod lend;
+mod moves;
 mod partition;
 mod position;
 mod rebalance;
@@ -65,10 +67,9 @@ pub fn spawn(subscription: Subscription, settings: &KafkaSettings) -> Result<Run
     let subscription = Arc::new(subscription);
     let assigned = Arc::new(Mutex::new(Assigned::new(subscription.clone())));
     let life = Life { subscription, config, assigned };
-    let first = life.client().map_err(|error| Fault::Client {
-        source_name: source_name.clone(),
-        reason: client::creation_error(&error),
-    })?;
+    let first = life
+        .client()
+        .map_err(|error| Fault::Client { source_name: source_name.clone(), reason: client::creation_error(&error) })?;
     let (tell, ended) = oneshot::channel();
     thread::Builder::new()
         .name(format!("kafka-{}", life.subscription.group))
@@ -138,7 +139,7 @@ impl Life {
             }
             if self.is_stopped_within(delay) {
                 let assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
-                return Ended { settled: assigned.settled, abandoned: 0 };
+                return Ended { settled: assigned.settled, ..Ended::default() };
             }
             delay = (delay * 2).min(REBUILD_DELAY_MAX);
         }
@@ -187,7 +188,7 @@ impl Life {
 
 /// Closes a client, which leaves its group. That may hang when the broker is gone, so it has a thread of its own.
 fn close(client: Arc<BaseConsumer<Context>>, committer: Option<Committer>) {
-    let (done, closed) = mpsc::channel::<()>();
+    let (done, closed) = mpsc::sync_channel::<()>(1);
     let closing = thread::Builder::new().name("kafka-close".to_owned()).spawn(move || {
         committer.into_iter().for_each(Committer::end);
         drop(client);

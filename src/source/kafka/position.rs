@@ -97,8 +97,7 @@ pub(super) fn find<C: ConsumerContext>(
         .iter()
         .zip(ranges)
         .map(|(spot, range)| {
-            let element =
-                committed.find_partition(&spot.topic, spot.partition).ok_or(KafkaError::NoMessageReceived)?;
+            let element = committed.find_partition(&spot.topic, spot.partition).ok_or(KafkaError::NoMessageReceived)?;
             element.error()?;
             let committed = match element.offset() {
                 Offset::Offset(offset) => Some(offset),

@@ -86,7 +86,13 @@ impl Context {
         let open: usize = released.iter().map(|partition| partition.tracker.waiting()).sum();
         let Subscription { source, group, .. } = &*self.subscription;
         if is_lost {
-            tracing::warn!(source, group, partitions = spots.len(), open, "partitions lost: another owner repeats what was open");
+            tracing::warn!(
+                source,
+                group,
+                partitions = spots.len(),
+                open,
+                "partitions lost: another owner repeats what was open"
+            );
         } else {
             tracing::info!(source, group, partitions = spots.len(), open, "partitions revoked");
             if let Some(offsets) = offsets(&mut released)

@@ -1,14 +1,12 @@
 //! The ceiling: what rdkafka alone can read, without looking at the messages.
 
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
-use rdkafka::error::KafkaResult;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::figures::Figures;
@@ -24,22 +22,6 @@ pub struct Count {
     subject: Subject,
 }
 
-/// Hears what the broker has acknowledged.
-#[derive(Default)]
-struct Acknowledged {
-    messages: AtomicI64,
-}
-
-impl ClientContext for Acknowledged {}
-
-impl ConsumerContext for Acknowledged {
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        if result.is_ok() {
-            self.messages.fetch_max(committed(offsets), Ordering::Relaxed);
-        }
-    }
-}
-
 /// The sum over the partitions; the topic's offsets begin at 0, so this is a number of messages.
 pub fn committed(offsets: &TopicPartitionList) -> i64 {
     let offset = |offset| if let Offset::Offset(offset) = offset { offset } else { 0 };
@@ -48,20 +30,19 @@ pub fn committed(offsets: &TopicPartitionList) -> i64 {
 
 impl Count {
     pub fn run(self) -> Result<()> {
-        let consumer: BaseConsumer<Acknowledged> = ClientConfig::new()
+        let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", &self.subject.brokers)
             .set("group.id", &self.subject.group)
             .set("auto.offset.reset", "earliest")
             .set("enable.auto.commit", "false")
-            .create_with_context(Acknowledged::default())
+            .create()
             .context("create a consumer")?;
         consumer.subscribe(&[&self.subject.topic])?;
-        let whole = i64::try_from(self.subject.messages)?;
         let begun = Instant::now();
-        let mut counted = 0;
+        let (mut counted, mut committed) = (0, 0);
         let mut first = None;
         let mut next_commit = begun;
-        while consumer.context().messages.load(Ordering::Relaxed) < whole {
+        while committed < self.subject.messages {
             let message = consumer.poll(Duration::from_millis(5)).transpose()?;
             if message.is_some() {
                 counted += 1;
@@ -72,12 +53,12 @@ impl Count {
             }
             let now = Instant::now();
             if now.duration_since(begun) > PATIENCE {
-                bail!("counted {counted} messages of {whole} in {PATIENCE:?}");
+                bail!("counted {counted} messages of {} in {PATIENCE:?}", self.subject.messages);
             }
             if first.is_some() && now >= next_commit {
                 next_commit = now + COMMIT_INTERVAL;
-                // Offsets are stored as messages are handed out. Having none that is new is no error here.
-                let _ = consumer.commit_consumer_state(CommitMode::Async);
+                commit(&consumer)?;
+                committed = counted;
             }
         }
         let (since, cpu) = first.context("no message has come")?;
@@ -88,5 +69,14 @@ impl Count {
             resident_bytes: procfs::resident(std::process::id())?.peak,
         };
         figures.print()
+    }
+}
+
+/// Commits what has been handed out, and waits for the broker's word.
+fn commit(consumer: &BaseConsumer) -> Result<()> {
+    match consumer.commit_consumer_state(CommitMode::Sync) {
+        // All is committed already.
+        Ok(()) | Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::NoOffset)) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }

@@ -118,7 +118,7 @@ fn write_order(seq: u64, out: &mut String) {
     );
     let _ = write!(
         out,
-        r#""address":{{"street":"Long Street {}","city":"Springfield","postcode":"{:05}","country":"DE"}},"items":["#,
+        r#""address":{{"street":"Alexander Platz Nord {}","city":"Springfield upon Avon","postcode":"{:05}","country":"Deutschland"}},"items":["#,
         customer % 90 + 10,
         customer * 97 % 100_000
     );
@@ -127,7 +127,7 @@ fn write_order(seq: u64, out: &mut String) {
         let number = (seq + item * 31) % 1_000_000;
         let _ = write!(
             out,
-            r#"{comma}{{"sku":"article-{number:06}","quantity":{},"price":{}.{:02}}}"#,
+            r#"{comma}{{"article":"article-{number:07}","quantity":{},"price":{}.{:02}}}"#,
             number % 9 + 1,
             number % 90 + 10,
             number % 100

@@ -62,7 +62,7 @@ struct Subject {
 }
 
 /// Nothing that is waited for takes this long, unless it has failed.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 fn main() -> Result<()> {
     match Cli::parse().verb {

@@ -134,7 +134,6 @@ impl OwnKafka {
     pub fn start_again(&self) {
         script("start", self.folder.path());
     }
-
 }
 
 impl Drop for OwnKafka {

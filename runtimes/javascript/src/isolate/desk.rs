@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use lagless_protocol::frames::{Failure, FailureClass, Level};
 
-use super::event::BatchObjects;
+use super::event::{BatchObjects, Events};
 use super::report::Outbox;
 use crate::batch::Batch;
 use crate::runner::Process;
@@ -59,7 +59,8 @@ pub enum SignalState {
 
 pub struct Desk {
     pub watch: Arc<Watch>,
-    process: Arc<Process>,
+    pub events: Events,
+    pub process: Arc<Process>,
     outbox: RefCell<Outbox>,
     queue: RefCell<VecDeque<Rc<OpenBatch>>>,
     /// Ordered by start, and so by deadline: the limit is the same for all.
@@ -76,6 +77,7 @@ impl Desk {
         Rc::new(Self {
             outbox: RefCell::new(Outbox::new(watch.isolate)),
             watch,
+            events: Events::default(),
             process,
             queue: Default::default(),
             in_hand: Default::default(),
@@ -269,7 +271,8 @@ impl Desk {
     }
 
     /// Adds to the process's count of event data that functions have touched.
-    pub fn count_parsed(&self, bytes: u64) {
+    pub fn count_parsed(&self) {
+        let bytes = self.events.take_parsed_bytes();
         if bytes > 0 {
             self.process.watchdog.parsed_bytes.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
         }

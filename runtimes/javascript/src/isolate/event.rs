@@ -20,7 +20,7 @@ use crate::batch::{Batch, Keys, Payloads};
 /// Internal fields of an event object.
 const HOLDER: usize = 0;
 const INDEX: usize = 1;
-/// An array of the metadata values by key position, once parsed.
+/// The event's metadata as an object, once parsed.
 const METADATA: usize = 2;
 const DATA: usize = 3;
 /// `true` once `DATA` holds the value.
@@ -107,12 +107,11 @@ impl Events {
         let template = v8::FunctionTemplate::builder(nothing).build(scope);
         let instance = template.instance_template(scope);
         instance.set_internal_field_count(FIELDS);
-        for (position, name) in keys.names.iter().enumerate() {
+        // V8 puts a template's native properties onto instances last first.
+        for (position, name) in keys.names.iter().enumerate().rev() {
             let name = v8::String::new_from_utf8(scope, name.as_bytes(), v8::NewStringType::Internalized)?;
-            // The data key is -1, so that the getter need not look the batch up to know.
-            let position = if position == keys.data_key { -1 } else { position as i32 };
-            let position = v8::Integer::new(scope, position);
-            let accessor = v8::AccessorConfiguration::new(get).setter(set).data(position.into());
+            let is_data = v8::Boolean::new(scope, position == keys.data_key);
+            let accessor = v8::AccessorConfiguration::new(get).setter(set).data(is_data.into());
             instance.set_accessor_with_configuration(name.into(), accessor);
         }
         let function = template.get_function(scope)?;
@@ -150,14 +149,13 @@ fn nothing(_: &mut v8::PinScope<'_, '_>, _: v8::FunctionCallbackArguments<'_>, _
 /// A property is read. An exception is left pending for the reader.
 fn get<'s>(
     scope: &mut v8::PinScope<'s, '_>,
-    _name: v8::Local<'s, v8::Name>,
+    name: v8::Local<'s, v8::Name>,
     args: v8::PropertyCallbackArguments<'s>,
     mut value: v8::ReturnValue<'_, v8::Value>,
 ) {
-    let position = args.data().int32_value(scope).unwrap_or(-1);
-    let read = match position {
-        -1 => read_data(scope, args.holder()),
-        _ => metadata(scope, args.holder()).and_then(|values| values.get_index(scope, position as u32)),
+    let read = match args.data().is_true() {
+        true => read_data(scope, args.holder()),
+        false => read_metadata(scope, args.holder(), name),
     };
     if let Some(read) = read {
         value.set(read);
@@ -165,20 +163,20 @@ fn get<'s>(
 }
 
 /// A property is assigned.
+#[expect(clippy::too_many_arguments, reason = "V8 says which")]
 fn set<'s>(
     scope: &mut v8::PinScope<'s, '_>,
-    _name: v8::Local<'s, v8::Name>,
+    name: v8::Local<'s, v8::Name>,
     value: v8::Local<'s, v8::Value>,
     args: v8::PropertyCallbackArguments<'s>,
     _: v8::ReturnValue<'_, ()>,
 ) {
     let object = args.holder();
-    let position = args.data().int32_value(scope).unwrap_or(-1);
-    if position < 0 {
+    if args.data().is_true() {
         keep_data(scope, object, value);
-    } else if let Some(values) = metadata(scope, object) {
-        // False only with an exception pending, which is for the writer.
-        let _ = values.set_index(scope, position as u32, value);
+    } else if let Some(metadata) = metadata(scope, object) {
+        // None only with an exception pending, which is for the writer.
+        let _ = metadata.create_data_property(scope, name, value);
     }
 }
 
@@ -193,8 +191,8 @@ fn field<'s>(
 fn source<'s>(scope: &mut v8::PinScope<'s, '_>, object: v8::Local<'s, v8::Object>) -> Option<(Rc<Batch>, u32)> {
     let holder = v8::Local::<v8::Object>::try_from(field(scope, object, HOLDER)?).ok()?;
     let index = field(scope, object, INDEX)?.uint32_value(scope)?;
-    let events = super::natives::events(scope);
-    Some((events.find(scope, holder)?, index))
+    let desk = super::natives::desk(scope);
+    Some((desk.events.find(scope, holder)?, index))
 }
 
 fn read_data<'s>(
@@ -206,7 +204,7 @@ fn read_data<'s>(
     }
     let (batch, index) = source(scope, object)?;
     let data = batch.data(index);
-    super::natives::events(scope).count(data.len());
+    super::natives::desk(scope).events.count(data.len());
     let value = match data {
         Payloads::Null => v8::null(scope).into(),
         Payloads::Json(json) => {
@@ -223,40 +221,38 @@ fn read_data<'s>(
     Some(value)
 }
 
-fn keep_data<'s>(
-    scope: &mut v8::PinScope<'s, '_>,
-    object: v8::Local<'s, v8::Object>,
-    value: v8::Local<'s, v8::Value>,
-) {
+fn keep_data<'s>(scope: &mut v8::PinScope<'s, '_>, object: v8::Local<'s, v8::Object>, value: v8::Local<'s, v8::Value>) {
     object.set_internal_field(DATA, value.into());
     let known = v8::Boolean::new(scope, true);
     object.set_internal_field(DATA_KNOWN, known.into());
 }
 
-/// The values of the event's metadata by key position.
+/// Own properties only: what others have put on `Object.prototype` is none of the event's.
+fn read_metadata<'s>(
+    scope: &mut v8::PinScope<'s, '_>,
+    object: v8::Local<'s, v8::Object>,
+    name: v8::Local<'s, v8::Name>,
+) -> Option<v8::Local<'s, v8::Value>> {
+    let metadata = metadata(scope, object)?;
+    match metadata.has_own_property(scope, name)? {
+        true => metadata.get(scope, name.into()),
+        false => Some(v8::undefined(scope).into()),
+    }
+}
+
+/// The event's metadata as an object.
 fn metadata<'s>(
     scope: &mut v8::PinScope<'s, '_>,
     object: v8::Local<'s, v8::Object>,
-) -> Option<v8::Local<'s, v8::Array>> {
-    if let Ok(values) = v8::Local::<v8::Array>::try_from(field(scope, object, METADATA)?) {
-        return Some(values);
+) -> Option<v8::Local<'s, v8::Object>> {
+    if let Ok(metadata) = v8::Local::<v8::Object>::try_from(field(scope, object, METADATA)?) {
+        return Some(metadata);
     }
     let (batch, index) = source(scope, object)?;
     let text = string(scope, batch.metadata(index))?;
-    let parsed = v8::json::parse(scope, text)?.to_object(scope)?;
-    let keys = batch.keys(index);
-    let mut values = Vec::with_capacity(keys.names.len());
-    for name in &keys.names {
-        let name: v8::Local<v8::Name> = string(scope, name.as_bytes())?.into();
-        // Own only: what others have put on `Object.prototype` is none of the event's.
-        values.push(match parsed.has_own_property(scope, name)? {
-            true => parsed.get(scope, name.into())?,
-            false => v8::undefined(scope).into(),
-        });
-    }
-    let values = v8::Array::new_with_elements(scope, &values);
-    object.set_internal_field(METADATA, values.into());
-    Some(values)
+    let metadata = v8::json::parse(scope, text)?.to_object(scope)?;
+    object.set_internal_field(METADATA, metadata.into());
+    Some(metadata)
 }
 
 /// A string, or a pending `RangeError` when it is longer than V8 allows.

@@ -23,7 +23,9 @@ impl ModuleLoader for Modules {
     fn resolve(&self, specifier: &str, referrer: &str, _kind: ResolutionKind) -> ModuleResolveResponse {
         let relative = specifier.starts_with("./") || specifier.starts_with("../") || specifier.starts_with('/');
         if !relative && !specifier.contains(':') {
-            return Err(ModuleLoaderError::generic(format!("npm packages are not supported yet: import '{specifier}'")));
+            return Err(ModuleLoaderError::generic(format!(
+                "npm packages are not supported yet: import '{specifier}'"
+            )));
         }
         resolve_import(specifier, referrer).map_err(ModuleLoaderError::from_err)
     }

@@ -6,14 +6,8 @@ use deno_runtime::deno_core::v8;
 use lagless_protocol::frames::{Deploy, Failure, FailureClass, Level};
 
 use super::desk::{Desk, Slot};
-use super::event::{self, Events};
+use super::event;
 use super::report::bounded;
-
-/// What the functions below find through the isolate.
-struct Shared {
-    desk: Rc<Desk>,
-    events: Rc<Events>,
-}
 
 /// Functions of `bootstrap.js`.
 pub struct Script {
@@ -40,10 +34,9 @@ pub fn install(
     scope: &mut v8::PinScope<'_, '_>,
     bootstrap: v8::Local<'_, v8::Value>,
     desk: &Rc<Desk>,
-    events: &Rc<Events>,
     deploy: &Deploy,
 ) -> Option<Script> {
-    scope.set_slot(Rc::new(Shared { desk: desk.clone(), events: events.clone() }));
+    scope.set_slot(desk.clone());
     let natives = v8::Object::new(scope);
     add(scope, natives, "done", done)?;
     add(scope, natives, "fail", fail)?;
@@ -87,7 +80,7 @@ pub fn install(
 /// Takes back what keeps V8's values alive, before the isolate is dropped.
 pub fn uninstall(isolate: &mut v8::Isolate) {
     // Both are there since `install`; an isolate that never came so far has none.
-    let _ = isolate.remove_slot::<Rc<Shared>>();
+    let _ = isolate.remove_slot::<Rc<Desk>>();
     let _ = isolate.remove_slot::<Rc<ResultFailure>>();
 }
 
@@ -121,13 +114,9 @@ fn function(
     Some(v8::Global::new(scope, function))
 }
 
-fn shared(scope: &v8::PinScope<'_, '_>) -> Rc<Shared> {
-    scope.get_slot::<Rc<Shared>>().expect("install() comes before any call of these functions").clone()
-}
-
-/// The batches of the isolate.
-pub fn events(scope: &v8::PinScope<'_, '_>) -> Rc<Events> {
-    shared(scope).events.clone()
+/// The books of the isolate.
+pub fn desk(scope: &v8::PinScope<'_, '_>) -> Rc<Desk> {
+    scope.get_slot::<Rc<Desk>>().expect("install() comes before any call of these functions").clone()
 }
 
 type Arguments<'s> = v8::FunctionCallbackArguments<'s>;
@@ -140,7 +129,7 @@ fn slot(scope: &mut v8::PinScope<'_, '_>, args: &Arguments<'_>, index: i32) -> S
 /// `done(slot, value)`: a promise has been fulfilled.
 fn done<'s>(scope: &mut v8::PinScope<'s, '_>, args: Arguments<'s>, _: Return<'s>) {
     let slot = slot(scope, &args, 0);
-    let desk = shared(scope).desk.clone();
+    let desk = desk(scope);
     finish(scope, &desk, slot, args.get(1));
 }
 
@@ -192,8 +181,9 @@ fn fail(scope: &mut v8::PinScope<'_, '_>, args: Arguments<'_>, _: Return<'_>) {
         Some(2) => FailureClass::Result,
         _ => FailureClass::Exception,
     };
-    let failure = Failure { class, name: text(scope, &args, 2), message: text(scope, &args, 3), stack: text(scope, &args, 4) };
-    shared(scope).desk.settle(slot, Err(bounded(failure)));
+    let failure =
+        Failure { class, name: text(scope, &args, 2), message: text(scope, &args, 3), stack: text(scope, &args, 4) };
+    desk(scope).settle(slot, Err(bounded(failure)));
 }
 
 fn text(scope: &mut v8::PinScope<'_, '_>, args: &Arguments<'_>, index: i32) -> String {
@@ -213,7 +203,7 @@ fn log(scope: &mut v8::PinScope<'_, '_>, args: Arguments<'_>, _: Return<'_>) {
     };
     let line = text(scope, &args, 1);
     let slot = slot(scope, &args, 2);
-    let desk = shared(scope).desk.clone();
+    let desk = desk(scope);
     let event = if slot == 0 { desk.current_id() } else { desk.id_of(slot) };
     desk.log(event, level, &line);
 }
@@ -221,14 +211,14 @@ fn log(scope: &mut v8::PinScope<'_, '_>, args: Arguments<'_>, _: Return<'_>) {
 /// `keepSignal(slot)`: what the event's signal is to be.
 fn keep_signal(scope: &mut v8::PinScope<'_, '_>, args: Arguments<'_>, mut value: Return<'_>) {
     let slot = slot(scope, &args, 0);
-    value.set_uint32(shared(scope).desk.keep_signal(slot) as u32);
+    value.set_uint32(desk(scope).keep_signal(slot) as u32);
 }
 
 /// The batch and index that a context was made with.
 fn context(scope: &mut v8::PinScope<'_, '_>, args: &Arguments<'_>) -> Option<(Rc<crate::batch::Batch>, u32)> {
     let holder = v8::Local::<v8::Object>::try_from(args.get(0)).ok()?;
     let index = args.get(1).uint32_value(scope)?;
-    Some((events(scope).find(scope, holder)?, index))
+    Some((desk(scope).events.find(scope, holder)?, index))
 }
 
 /// `requestId(holder, index)`.

@@ -1,5 +1,6 @@
 //! From a spare isolate to one that has evaluated its function.
 
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use deno_resolver::npm::{DenoInNpmPackageChecker, NpmResolver};
 use deno_runtime::deno_core::error::{CoreError, CoreErrorKind};
 use deno_runtime::deno_core::{ModuleId, ModuleSpecifier, PollEventLoopOptions, v8};
+use deno_runtime::deno_io::{Stdio, StdioPipe};
 use deno_runtime::deno_permissions::{Permissions, PermissionsContainer};
 use deno_runtime::permissions::RuntimePermissionDescriptorParser;
 use deno_runtime::worker::{MainWorker, WorkerOptions, WorkerServiceOptions};
@@ -15,7 +17,6 @@ use lagless_protocol::frames::{Deploy, Failure, FailureClass};
 use sys_traits::impls::RealSys;
 
 use super::desk::Desk;
-use super::event::Events;
 use super::loader::Modules;
 use super::natives::{self, Script};
 use super::{refuse, report};
@@ -39,7 +40,8 @@ pub struct Opened {
 
 /// Makes an isolate from the snapshot. Must run inside a tokio runtime, or V8's delayed tasks abort the process.
 pub fn unconfigured() -> UnconfiguredRuntime {
-    let heap = v8::CreateParams::default().heap_limits(0, SPARE_HEAP).set_max_young_generation_size_in_bytes(YOUNG_HEAP);
+    let heap =
+        v8::CreateParams::default().heap_limits(0, SPARE_HEAP).set_max_young_generation_size_in_bytes(YOUNG_HEAP);
     UnconfiguredRuntime::new::<DenoInNpmPackageChecker, NpmResolver<RealSys>, RealSys>(UnconfiguredRuntimeOptions {
         startup_snapshot: deno_snapshots::CLI_SNAPSHOT.expect("deno_snapshots is built with its snapshot"),
         residual_lazy_js_sources: deno_snapshots::RESIDUAL_LAZY_JS,
@@ -55,12 +57,7 @@ pub fn unconfigured() -> UnconfiguredRuntime {
 ///
 /// # Errors
 /// The failure with which the isolate closes: of class `Load`, or `Memory` when the limit is reached so early.
-pub async fn open(
-    unconfigured: UnconfiguredRuntime,
-    deploy: &Arc<Deploy>,
-    desk: &Rc<Desk>,
-    events: &Rc<Events>,
-) -> Result<Opened, Failure> {
+pub async fn open(unconfigured: UnconfiguredRuntime, deploy: &Arc<Deploy>, desk: &Rc<Desk>) -> Result<Opened, Failure> {
     let main = deploy.modules.first().ok_or_else(|| load_failure("the function has no module".to_owned()))?;
     let main = ModuleSpecifier::parse(&main.specifier)
         .map_err(|error| load_failure(format!("'{}' is not a URL: {error}", main.specifier)))?;
@@ -70,7 +67,7 @@ pub async fn open(
 
     let limit = Duration::from_millis(desk.watch.limits.start_ms);
     desk.watch.enter_start(Instant::now() + limit);
-    let evaluated = tokio::time::timeout(limit, start(&mut worker, &main, deploy, desk, events)).await;
+    let evaluated = tokio::time::timeout(limit, start(&mut worker, &main, deploy, desk)).await;
     let fired = desk.watch.leave();
     let evaluated = match (fired, evaluated) {
         (Some(fired), _) => Err(fired.failure),
@@ -80,19 +77,19 @@ pub async fn open(
     match evaluated {
         Ok(script) => Ok(Opened { worker, script }),
         Err(failure) => {
-            close(worker, events);
+            close(worker, desk);
             Err(failure)
         }
     }
 }
 
 /// Drops an isolate in good order.
-pub fn close(mut worker: MainWorker, events: &Events) {
+pub fn close(mut worker: MainWorker, desk: &Desk) {
     let isolate = worker.js_runtime.v8_isolate();
     // A termination that is still pending would hit the runtime's own work while it ends.
     isolate.cancel_terminate_execution();
     natives::uninstall(isolate);
-    events.clear();
+    desk.events.clear();
     drop(worker);
 }
 
@@ -123,10 +120,18 @@ fn bootstrap(unconfigured: UnconfiguredRuntime, deploy: &Arc<Deploy>, main: &Mod
         },
         skip_op_registration: true,
         startup_snapshot: deno_snapshots::CLI_SNAPSHOT,
+        stdio: stdio(),
         unconfigured_runtime: Some(unconfigured),
         ..Default::default()
     };
     MainWorker::bootstrap_from_options(main, services, options)
+}
+
+/// A function has no input of its own, and what it prints past the console goes where the runner's own words go.
+fn stdio() -> Stdio {
+    let file = |file: std::io::Result<std::fs::File>| file.map_or_else(|_| StdioPipe::inherit(), StdioPipe::file);
+    let stderr = std::io::stderr().as_fd().try_clone_to_owned().map(std::fs::File::from);
+    Stdio { stdin: file(std::fs::File::open("/dev/null")), stdout: file(stderr), stderr: StdioPipe::inherit() }
 }
 
 /// Raises the spare's heap limit to the function's when it is reached, and ends the isolate when that is reached too.
@@ -151,7 +156,6 @@ async fn start(
     main: &ModuleSpecifier,
     deploy: &Deploy,
     desk: &Rc<Desk>,
-    events: &Rc<Events>,
 ) -> Result<Script, Failure> {
     let runtime = &mut worker.js_runtime;
     let bootstrap = runtime
@@ -161,7 +165,7 @@ async fn start(
         deno_runtime::deno_core::scope!(scope, runtime);
         v8::tc_scope!(let scope, scope);
         let bootstrap = v8::Local::new(scope, bootstrap);
-        natives::install(scope, bootstrap, desk, events, deploy).ok_or_else(|| {
+        natives::install(scope, bootstrap, desk, deploy).ok_or_else(|| {
             let error = scope.exception().map(|error| error.to_rust_string_lossy(scope));
             load_failure(format!("the bootstrap script fails: {}", error.unwrap_or_default()))
         })?

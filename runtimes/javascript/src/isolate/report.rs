@@ -140,11 +140,9 @@ pub fn bounded(mut failure: Failure) -> Failure {
         let is_foreign = |line: &&str| !(line.starts_with("    at ") && line.contains("ext:"));
         failure.stack = failure.stack.lines().filter(is_foreign).collect::<Vec<_>>().join("\n");
     }
-    for (text, bytes) in [
-        (&mut failure.name, NAME_BYTES),
-        (&mut failure.message, MESSAGE_BYTES),
-        (&mut failure.stack, STACK_BYTES),
-    ] {
+    for (text, bytes) in
+        [(&mut failure.name, NAME_BYTES), (&mut failure.message, MESSAGE_BYTES), (&mut failure.stack, STACK_BYTES)]
+    {
         let length = cut(text, bytes).len();
         text.truncate(length);
     }

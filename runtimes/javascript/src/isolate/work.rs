@@ -18,7 +18,6 @@ use tokio::time::Sleep;
 
 use super::Command;
 use super::desk::{Desk, OpenBatch, Slot};
-use super::event::Events;
 use super::natives::{self, Script};
 use super::open::Opened;
 use super::report;
@@ -37,7 +36,6 @@ pub struct Work {
     worker: MainWorker,
     script: Script,
     desk: Rc<Desk>,
-    events: Rc<Events>,
     inbox: UnboundedReceiver<Command>,
     is_closing: bool,
     /// An event whose handler was cut short by an uncaught error elsewhere (Deno ends running code to report those);
@@ -49,10 +47,10 @@ pub struct Work {
 }
 
 impl Work {
-    pub fn new(opened: Opened, desk: Rc<Desk>, events: Rc<Events>, inbox: UnboundedReceiver<Command>) -> Self {
+    pub fn new(opened: Opened, desk: Rc<Desk>, inbox: UnboundedReceiver<Command>) -> Self {
         let timer = Box::pin(tokio::time::sleep(Duration::ZERO));
         let Opened { worker, script } = opened;
-        Self { worker, script, desk, events, inbox, is_closing: false, cut: None, timer, timer_at: None, heap_at: None }
+        Self { worker, script, desk, inbox, is_closing: false, cut: None, timer, timer_at: None, heap_at: None }
     }
 
     pub fn into_worker(self) -> MainWorker {
@@ -71,7 +69,7 @@ impl Work {
             return Poll::Ready(Some(fired));
         }
         self.sample_heap();
-        self.desk.count_parsed(self.events.take_parsed_bytes());
+        self.desk.count_parsed();
         self.desk.flush();
         if self.is_closing && self.desk.is_empty() {
             return Poll::Ready(None);
@@ -126,7 +124,7 @@ impl Work {
         self.desk.watch.enter_busy(self.desk.first_deadline());
         let objects = {
             deno_runtime::deno_core::scope!(scope, &mut self.worker.js_runtime);
-            self.events.take_in(scope, &batch)
+            self.desk.events.take_in(scope, &batch)
         };
         self.leave()?;
         match objects {
@@ -143,8 +141,7 @@ impl Work {
         }
         let (desk, script) = (self.desk.clone(), &self.script);
         deno_runtime::deno_core::scope!(scope, &mut self.worker.js_runtime);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let (clock, epoch_ms) = (Instant::now(), now.as_secs_f64() * 1000.0);
+        let (clock, epoch_ms) = (Instant::now(), epoch_ms());
         let mut has_started = false;
         loop {
             let now = Instant::now();
@@ -154,6 +151,8 @@ impl Work {
             let Some((slot, open, id, deadline)) = desk.start(now) else { break };
             has_started = true;
             let call = Call {
+                desk: &desk,
+                script,
                 slot,
                 open: &open,
                 id,
@@ -161,7 +160,7 @@ impl Work {
                 deadline_ms: (epoch_ms + deadline.duration_since(clock).as_secs_f64() * 1000.0).floor(),
             };
             v8::scope!(let scope, scope);
-            let was_cut = call.run(scope, &desk, script);
+            let was_cut = call.run(scope);
             if let Some(fired) = desk.watch.leave() {
                 return ControlFlow::Break(fired);
             }
@@ -284,6 +283,8 @@ impl Work {
 
 /// One call of the handler.
 struct Call<'a> {
+    desk: &'a Desk,
+    script: &'a Script,
     slot: Slot,
     open: &'a OpenBatch,
     id: EventId,
@@ -294,19 +295,20 @@ struct Call<'a> {
 
 impl Call<'_> {
     /// Enters JavaScript; the caller leaves. Returns whether the handler was cut short.
-    fn run(&self, scope: &mut v8::PinScope<'_, '_>, desk: &Desk, script: &Script) -> bool {
+    fn run(&self, scope: &mut v8::PinScope<'_, '_>) -> bool {
+        let desk = self.desk;
         desk.set_current(Some(self.slot));
         desk.watch.enter_event(self.id, self.deadline);
         v8::tc_scope!(let scope, scope);
-        let was_cut = match self.invoke(scope, script) {
+        let was_cut = match self.invoke(scope) {
             Some(value) => {
-                self.take_result(scope, desk, script, value);
+                self.take_result(scope, value);
                 false
             }
             None => match scope.exception().filter(|_| !scope.has_terminated()) {
                 Some(error) => {
                     scope.reset();
-                    let fail = v8::Local::new(scope, &script.fail);
+                    let fail = v8::Local::new(scope, &self.script.fail);
                     natives::call_with_slot(scope, fail, self.slot, error);
                     false
                 }
@@ -317,9 +319,9 @@ impl Call<'_> {
         was_cut
     }
 
-    fn invoke<'s>(&self, scope: &mut v8::PinScope<'s, '_>, script: &Script) -> Option<v8::Local<'s, v8::Value>> {
+    fn invoke<'s>(&self, scope: &mut v8::PinScope<'s, '_>) -> Option<v8::Local<'s, v8::Value>> {
         let (event, holder) = self.open.objects.event(scope, &self.open.batch, self.id.event)?;
-        let invoke = v8::Local::new(scope, &script.invoke);
+        let invoke = v8::Local::new(scope, &self.script.invoke);
         let undefined = v8::undefined(scope).into();
         let index = v8::Integer::new_from_unsigned(scope, self.id.event).into();
         let slot = v8::Number::new(scope, self.slot as f64).into();
@@ -329,27 +331,27 @@ impl Call<'_> {
 
     /// A value settles the event at once, and so does a promise that is fulfilled already. Any other promise is
     /// watched, and so is what only looks like one.
-    fn take_result<'s>(
-        &self,
-        scope: &mut v8::PinScope<'s, '_>,
-        desk: &Desk,
-        script: &Script,
-        value: v8::Local<'s, v8::Value>,
-    ) {
+    fn take_result<'s>(&self, scope: &mut v8::PinScope<'s, '_>, value: v8::Local<'s, v8::Value>) {
         if let Ok(promise) = v8::Local::<v8::Promise>::try_from(value) {
             if promise.state() == v8::PromiseState::Fulfilled {
                 let result = promise.result(scope);
-                return natives::finish(scope, desk, self.slot, result);
+                return natives::finish(scope, self.desk, self.slot, result);
             }
         } else if !is_thenable(scope, value) {
-            return natives::finish(scope, desk, self.slot, value);
+            return natives::finish(scope, self.desk, self.slot, value);
         }
-        let watch = v8::Local::new(scope, &script.watch);
+        let watch = v8::Local::new(scope, &self.script.watch);
         let undefined = v8::undefined(scope).into();
         let slot = v8::Number::new(scope, self.slot as f64).into();
         // It throws nothing; None means a termination, which the caller sees.
         let _ = watch.call(scope, undefined, &[value, slot]);
     }
+}
+
+/// Milliseconds since 1970, as `Date.now()` has them.
+#[expect(clippy::disallowed_methods, reason = "`ctx.deadline` is compared with `Date.now()`; limits use `Instant`")]
+fn epoch_ms() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64() * 1000.0
 }
 
 fn is_thenable(scope: &mut v8::PinScope<'_, '_>, value: v8::Local<'_, v8::Value>) -> bool {

@@ -1,0 +1,1 @@
+export default (event: object) => event;

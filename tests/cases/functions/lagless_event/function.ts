@@ -1,0 +1,2 @@
+// The whole event, as it comes.
+export default (event: object) => event;
