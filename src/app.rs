@@ -18,9 +18,9 @@ use crate::engine::{self, FunctionSetup, ServiceRunner, TriggerSetup};
 use crate::event::{Envelope, Shape};
 use crate::function::{Function, Registry};
 use crate::scale::Bounds;
+use crate::sink::Sink;
 use crate::sink::kafka::{KafkaProducer, KafkaSink};
 use crate::sink::memory::{MemorySink, Output};
-use crate::sink::Sink;
 use crate::source::{self, Ended, Fault, Route, Stage, Subscription};
 use crate::telemetry::Metrics;
 use crate::trigger::{Rule, RuleError, TriggerEntry, Triggers};
@@ -97,9 +97,10 @@ impl Worker {
             runners: Vec::new(),
             drain_timeout: settings.drain_timeout,
         };
-        let mut wiring = Wiring { settings, metrics, sinks: Sinks::default(), entries: IndexMap::new() };
+        let mut wiring =
+            Wiring { settings, registry, runner, metrics, sinks: Sinks::default(), entries: IndexMap::new() };
         for (name, service) in &settings.services {
-            worker.start_service(name, service, registry, runner, &mut wiring)?;
+            worker.start_service(name, service, &mut wiring)?;
         }
         let entries = std::mem::take(&mut wiring.entries);
         for ((source, group), entry) in entries {
@@ -114,17 +115,19 @@ impl Worker {
         &mut self,
         name: &str,
         service: &ServiceSettings,
-        registry: &Registry,
-        runner: &RunnerCommand,
         wiring: &mut Wiring<'_>,
     ) -> Result<(), StartError> {
-        let functions: Vec<&Function> = registry.of_service(name).collect();
+        let functions: Vec<&Function> = wiring.registry.of_service(name).collect();
         if functions.is_empty() {
             return Ok(());
         }
         let deploys = functions.iter().map(|function| function.deploy(service, &service.functions[&function.name]));
-        let (handle, task) =
-            ServiceRunner::start(name.to_owned(), runner.clone(), deploys.collect(), wiring.metrics.runner(name));
+        let (handle, task) = ServiceRunner::start(
+            name.to_owned(),
+            wiring.runner.clone(),
+            deploys.collect(),
+            wiring.metrics.runner(name),
+        );
         self.runners.push(task);
         for function in functions {
             let triggers: Vec<_> = service.triggers.iter().filter(|(_, t)| t.function == function.name).collect();
@@ -212,6 +215,8 @@ fn function_setup(service: &ServiceSettings, function: &Function, metrics: &Metr
 /// What is shared while the worker is wired up.
 struct Wiring<'a> {
     settings: &'a Settings,
+    registry: &'a Registry,
+    runner: &'a RunnerCommand,
     metrics: &'a Metrics,
     sinks: Sinks,
     /// The triggers of each subscription, by source and group.
@@ -229,9 +234,8 @@ struct Entry {
 impl Wiring<'_> {
     fn trigger(&mut self, service: &str, name: &str, trigger: &TriggerSettings) -> Result<TriggerSetup, StartError> {
         let full_name = format!("{service}.{name}");
-        let mut sink = |sink: &Option<SinkSettings>| {
-            sink.as_ref().map(|sink| self.sinks.get(sink, self.settings)).transpose()
-        };
+        let mut sink =
+            |sink: &Option<SinkSettings>| sink.as_ref().map(|sink| self.sinks.get(sink, self.settings)).transpose();
         Ok(TriggerSetup {
             on_success: sink(&trigger.on_success)?,
             on_failure: sink(&trigger.on_failure)?,

@@ -22,20 +22,24 @@ declare module "lagless" {
     source: string;
     /** The name of the trigger that fired. */
     trigger: string;
-    /** When the broker has the message from, in ISO 8601. */
-    time: string;
+    /** When the message was published, in ISO 8601; null when the broker does not say. */
+    time: string | null;
     topic: string;
     partition: number;
     offset: number;
-    /** The message's key; base64 when it is not text. */
-    key: string | null;
-    headers: Record<string, string | string[] | null>;
-    content_type: string;
+    key: Text;
+    /** By name; a name that repeats has the list of its values. */
+    headers: Record<string, Text | Text[]>;
+    /** What `data` is made of; null for a tombstone. */
+    content_type: string | null;
     /** How often the event has been tried before, plus one. */
     attempt: number;
     /** The message's value: parsed JSON, a string, base64 of other bytes, or null for a tombstone. */
     data: T;
   }
+
+  /** Text, or bytes that are not UTF-8, or nothing. */
+  export type Text = string | { base64: string } | null;
 
   /** An event in the shape of CloudEvents 1.0, structured. */
   export interface CloudEvent<T = unknown> {

@@ -62,7 +62,9 @@ pub fn load(args: &ConfigArgs) -> Result<Settings, CliError> {
     let sources = config::Sources {
         files: args.config.clone(),
         overrides: args.set.clone(),
-        env: std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect(),
+        env: std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect(),
     };
     config::load(&sources).map_err(CliError::bad_config)
 }
@@ -115,7 +117,8 @@ pub fn exit_of(report: DrainReport) -> Exit {
 
 /// Completes with the first SIGTERM or SIGINT; the second ends the process at once.
 pub async fn signals() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         tracing::error!("cannot listen for signals; the worker ends only when its inputs do");
         return std::future::pending().await;
     };

@@ -107,9 +107,7 @@ impl Lanes {
     /// Batches that could be handed out at `now`; at least 1 when one is ready, and an estimate beyond.
     pub fn ready(&self, now: Instant) -> usize {
         match &self.kind {
-            Kind::Ordered(lanes) => {
-                lanes.ready.len() + lanes.due.iter().filter(|Reverse((at, _))| *at <= now).count()
-            }
+            Kind::Ordered(lanes) => lanes.ready.len() + lanes.due.iter().filter(|Reverse((at, _))| *at <= now).count(),
             Kind::Unordered(lane) => {
                 let due = lane.due.iter().filter(|Reverse(later)| later.at <= now).count();
                 (lane.queue.len() + due).div_ceil(self.batch_max)
@@ -160,7 +158,9 @@ enum LaneState {
     /// In the list of ready lanes.
     Ready,
     /// A batch of it is being handled; with a time, if it must wait after that.
-    Out { wait_until: Option<Instant> },
+    Out {
+        wait_until: Option<Instant>,
+    },
     /// In backoff.
     Waiting,
     Stopped,

@@ -158,7 +158,9 @@ mod tests {
 
     #[test]
     fn a_dead_letter_always_fits() {
-        for (key, value, header_length) in [(10, 900_000, 0), (10, 10, 900_000), (900_000, 10, 10), (9, 500_000, 500_000)] {
+        for (key, value, header_length) in
+            [(10, 900_000, 0), (10, 10, 900_000), (900_000, 10, 10), (9, 500_000, 500_000)]
+        {
             for record_max in [5_000, 100_000, 1_000_000] {
                 let record = bury(key, value, header_length, record_max);
                 assert!(size(&record) <= record_max, "{} > {record_max}", size(&record));

@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 
 use super::invoke::{self, Call};
 use super::isolates::{InHand, Isolates, Phase};
-use super::outcome::Awaiting;
-use super::service::{Fault, IsolateEvent, IsolateEvents, ServiceRunner};
+use super::outcome::{Awaiting, Place};
+use super::service::{Fault, IsolateEvent, IsolateEvents, LogLine, ServiceRunner};
 use crate::config::{LogLevel, OnExhausted, Order};
 use crate::delivery::lanes::{Lanes, next_look};
 use crate::delivery::retry::RetryPolicy;
@@ -199,7 +199,7 @@ impl FunctionEngine {
         match event {
             IsolateEvent::Opened { from_spare, took } => self.opened(isolate, from_spare, took, now),
             IsolateEvent::Outcomes(outcomes) => self.outcomes(isolate, outcomes, now),
-            IsolateEvent::Log { batch, event, level, text } => self.log(isolate, batch, event, level, &text),
+            IsolateEvent::Log(line) => self.log(isolate, &line),
             IsolateEvent::Closed(error) => {
                 let failure = error.unwrap_or_else(|| {
                     Failure::new(FailureClass::Interrupted, "Interrupted", "the isolate was closed")
@@ -230,7 +230,8 @@ impl FunctionEngine {
             let doublings = (self.open_failures - 1).min(16);
             let backoff = (OPEN_BACKOFF_MIN * (1 << doublings)).min(OPEN_BACKOFF_MAX);
             self.open_after = now + backoff;
-            let (class, name, reason, stack) = (failure.class.as_str(), &failure.name, &failure.message, &failure.stack);
+            let (class, name, reason, stack) =
+                (failure.class.as_str(), &failure.name, &failure.message, &failure.stack);
             let function = &self.setup.name;
             tracing::error!(function, class, name, reason, stack, retry_in = ?backoff, "the function does not load");
         } else if held.phase != Phase::Closing {
@@ -249,15 +250,15 @@ impl FunctionEngine {
                 let Some(delivery) = self.in_hand(isolate, batch).and_then(|batch| batch.take(event)) else { continue };
                 let blamed = culprits.contains(&(batch, event));
                 let failure = if blamed { failure.clone() } else { bystander.clone() };
-                self.conclude((isolate, batch, event), delivery, Err(failure), now);
+                self.conclude(Place { isolate, batch, event }, delivery, Err(failure), now);
             }
             self.end_batch(isolate, batch, now);
         }
         self.isolates.all.remove(&isolate);
     }
 
-    fn log(&mut self, isolate: u32, batch: u64, event: Option<u32>, level: Level, text: &str) {
-        let at = match level {
+    fn log(&mut self, isolate: u32, line: &LogLine) {
+        let at = match line.level {
             Level::Error => LogLevel::Error,
             Level::Warn => LogLevel::Warn,
             Level::Info => LogLevel::Info,
@@ -266,15 +267,15 @@ impl FunctionEngine {
         if at > self.setup.log_level {
             return;
         }
-        let in_hand = self.in_hand(isolate, batch);
+        let in_hand = self.in_hand(isolate, line.batch);
         let trigger = in_hand.as_ref().map(|in_hand| in_hand.trigger);
-        let event = in_hand.zip(event).and_then(|(in_hand, event)| in_hand.get(event as usize)).map(|delivery| {
+        let event = in_hand.zip(line.event).and_then(|(in_hand, event)| in_hand.get(event as usize)).map(|delivery| {
             let message = &delivery.message;
             format!("{}/{}/{}", message.topic(), message.partition(), message.offset())
         });
         let trigger = trigger.map(|trigger| self.triggers[trigger].setup.name.as_str());
-        let function = &self.setup.name;
-        match level {
+        let (function, text) = (&self.setup.name, &line.text);
+        match line.level {
             Level::Error => tracing::error!(target: "lagless::log", function, trigger, event, "{text}"),
             Level::Warn => tracing::warn!(target: "lagless::log", function, trigger, event, "{text}"),
             Level::Info => tracing::info!(target: "lagless::log", function, trigger, event, "{text}"),

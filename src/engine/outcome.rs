@@ -21,6 +21,15 @@ pub struct Awaiting {
     what: Sent,
 }
 
+/// Where an event is in hand.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub isolate: u32,
+    pub batch: u64,
+    /// Index in the batch.
+    pub event: usize,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sent {
     Result,
@@ -36,7 +45,8 @@ impl FunctionEngine {
             let Some(delivery) = in_hand.take(outcome.event as usize) else { continue };
             let over = in_hand.is_over();
             self.measure(&outcome);
-            self.conclude((isolate, outcome.batch, outcome.event as usize), delivery, outcome.result, now);
+            let place = Place { isolate, batch: outcome.batch, event: outcome.event as usize };
+            self.conclude(place, delivery, outcome.result, now);
             if over {
                 self.end_batch(isolate, outcome.batch, now);
             }
@@ -54,15 +64,15 @@ impl FunctionEngine {
         }
     }
 
-    /// Decides what becomes of a delivery after an attempt. `place` is isolate, batch and index.
+    /// Decides what becomes of a delivery after an attempt.
     pub(super) fn conclude(
         &mut self,
-        place: (u32, u64, usize),
+        place: Place,
         delivery: Delivery,
         result: Result<Vec<u8>, Failure>,
         now: Instant,
     ) {
-        let Some(trigger) = self.in_hand(place.0, place.1).map(|in_hand| in_hand.trigger) else { return };
+        let Some(trigger) = self.in_hand(place.isolate, place.batch).map(|in_hand| in_hand.trigger) else { return };
         if delivery.ticket.assignment().phase() == Phase::Fenced {
             // Void: somebody else owns the partition by now, and handles the message again.
             return;
@@ -72,7 +82,7 @@ impl FunctionEngine {
                 self.triggers[trigger].setup.metrics.succeeded();
                 self.deliver_result(trigger, delivery, json);
             }
-            Err(failure) => self.failed(place, trigger, delivery, failure, now),
+            Err(failure) => self.failed(place, delivery, failure, now),
         }
     }
 
@@ -95,14 +105,8 @@ impl FunctionEngine {
         }
     }
 
-    fn failed(
-        &mut self,
-        (isolate, batch, event): (u32, u64, usize),
-        trigger: usize,
-        mut delivery: Delivery,
-        failure: Failure,
-        now: Instant,
-    ) {
+    fn failed(&mut self, place: Place, mut delivery: Delivery, failure: Failure, now: Instant) {
+        let Some(trigger) = self.in_hand(place.isolate, place.batch).map(|in_hand| in_hand.trigger) else { return };
         let setup = &self.triggers[trigger].setup;
         let attempt = if failure.class.is_blamed() {
             delivery.failed_attempts = delivery.failed_attempts.saturating_add(1);
@@ -120,14 +124,14 @@ impl FunctionEngine {
                     setup.metrics.retried.inc();
                     self.log_failure(trigger, &delivery, &failure, Some(wait));
                 }
-                if let Some(in_hand) = self.in_hand(isolate, batch) {
-                    in_hand.returned.push((event, delivery, now + wait));
+                if let Some(in_hand) = self.in_hand(place.isolate, place.batch) {
+                    in_hand.returned.push((place.event, delivery, now + wait));
                 }
             }
             Fate::Exhausted => {
                 self.log_failure(trigger, &delivery, &failure, None);
                 if let Some(stopped) = self.exhausted(trigger, delivery, &failure)
-                    && let Some(in_hand) = self.in_hand(isolate, batch)
+                    && let Some(in_hand) = self.in_hand(place.isolate, place.batch)
                 {
                     in_hand.stopped = Some(stopped);
                 }
@@ -144,10 +148,31 @@ impl FunctionEngine {
         let (class, name, reason, stack) = (failure.class.as_str(), &failure.name, &failure.message, &failure.stack);
         match retry_in {
             Some(wait) => {
-                tracing::warn!(function, trigger, event, attempts, class, name, reason, stack, ?wait, "failed, will retry");
+                tracing::warn!(
+                    function,
+                    trigger,
+                    event,
+                    attempts,
+                    class,
+                    name,
+                    reason,
+                    stack,
+                    ?wait,
+                    "failed, will retry"
+                );
             }
             None => {
-                tracing::error!(function, trigger, event, attempts, class, name, reason, stack, "failed for the last time");
+                tracing::error!(
+                    function,
+                    trigger,
+                    event,
+                    attempts,
+                    class,
+                    name,
+                    reason,
+                    stack,
+                    "failed for the last time"
+                );
             }
         }
     }

@@ -29,13 +29,28 @@ pub struct ServiceRunner {
 /// What a function's engine hears of one of its isolates.
 #[derive(Debug)]
 pub enum IsolateEvent {
-    Opened { from_spare: bool, took: Duration },
+    Opened {
+        from_spare: bool,
+        took: Duration,
+    },
     Outcomes(Vec<OwnedOutcome>),
-    Log { batch: u64, event: Option<u32>, level: Level, text: String },
+    Log(LogLine),
     /// The isolate has ended by itself: as asked, or with an error.
     Closed(Option<Failure>),
     /// The isolate went down with its runner.
-    Lost { failure: Failure, fault: Fault },
+    Lost {
+        failure: Failure,
+        fault: Fault,
+    },
+}
+
+/// A line that a function logged; `event` is `None` outside of any event.
+#[derive(Debug)]
+pub struct LogLine {
+    pub batch: u64,
+    pub event: Option<u32>,
+    pub level: Level,
+    pub text: String,
 }
 
 /// Who is to blame for the end of a runner, as seen from one isolate.
@@ -119,7 +134,12 @@ enum End {
     Unwanted,
     Died(String),
     /// It had to be killed because an event does not stop.
-    Stuck { isolate: u32, batch: u64, event: Option<u32>, failure: Failure },
+    Stuck {
+        isolate: u32,
+        batch: u64,
+        event: Option<u32>,
+        failure: Failure,
+    },
 }
 
 impl Keeper {
@@ -135,7 +155,11 @@ impl Keeper {
                 End::Unwanted => return,
                 End::Died(reason) => tracing::error!(service = self.service, reason, "runner died; starting another"),
                 End::Stuck { failure, .. } => {
-                    tracing::error!(service = self.service, reason = failure.message, "runner killed; starting another");
+                    tracing::error!(
+                        service = self.service,
+                        reason = failure.message,
+                        "runner killed; starting another"
+                    );
                 }
             }
             self.report_lost(&end);
@@ -239,7 +263,8 @@ impl Keeper {
                 }
                 FromRunner::Log { isolate, batch, event, level, text } => {
                     outcomes.flush(&self.isolates);
-                    self.tell(isolate, IsolateEvent::Log { batch, event, level, text: text.to_owned() });
+                    let line = LogLine { batch, event, level, text: text.to_owned() };
+                    self.tell(isolate, IsolateEvent::Log(line));
                 }
                 FromRunner::Closed { isolate, error } => {
                     outcomes.flush(&self.isolates);

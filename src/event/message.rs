@@ -34,7 +34,14 @@ pub struct Message {
     bytes: Box<[u8]>,
     key: Option<Range<u32>>,
     value: Option<Range<u32>>,
-    headers: Box<[(Range<u32>, Option<Range<u32>>)]>,
+    headers: Box<[HeaderSpan]>,
+}
+
+/// Where a header stands in a message's bytes.
+#[derive(Debug, Clone)]
+struct HeaderSpan {
+    name: Range<u32>,
+    value: Option<Range<u32>>,
 }
 
 impl Message {
@@ -54,7 +61,7 @@ impl Message {
         let headers = message
             .headers
             .iter()
-            .map(|header| (append(header.name.as_bytes()), header.value.map(&mut append)))
+            .map(|header| HeaderSpan { name: append(header.name.as_bytes()), value: header.value.map(&mut append) })
             .collect();
         Self {
             topic,
@@ -95,7 +102,7 @@ impl Message {
     }
 
     pub fn headers(&self) -> impl ExactSizeIterator<Item = Header<'_>> {
-        self.headers.iter().map(|(name, value)| Header {
+        self.headers.iter().map(|HeaderSpan { name, value }| Header {
             // Header names enter as `&str`.
             name: std::str::from_utf8(&self.bytes[name.start as usize..name.end as usize]).unwrap_or_default(),
             value: self.slice(value),
@@ -104,7 +111,7 @@ impl Message {
 
     /// Memory that the message holds, in bytes.
     pub fn size(&self) -> usize {
-        size_of::<Self>() + self.bytes.len() + self.headers.len() * size_of::<(Range<u32>, Option<Range<u32>>)>()
+        size_of::<Self>() + self.bytes.len() + self.headers.len() * size_of::<HeaderSpan>()
     }
 
     /// The message as a borrowed one.

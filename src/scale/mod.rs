@@ -50,14 +50,8 @@ mod tests {
     use super::*;
 
     const BOUNDS: Bounds = Bounds { min: 0, max: 4, idle: Duration::from_secs(60) };
-    const QUIET: Load = Load {
-        isolates: 2,
-        opening: 0,
-        ready_batches: 0,
-        waiting: 0,
-        cpu_share: 0.1,
-        idle_for: Duration::ZERO,
-    };
+    const QUIET: Load =
+        Load { isolates: 2, opening: 0, ready_batches: 0, waiting: 0, cpu_share: 0.1, idle_for: Duration::ZERO };
 
     #[test]
     fn scales_with_what_waits_and_back_to_zero() {

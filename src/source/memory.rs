@@ -308,11 +308,7 @@ impl Feed {
             timestamp: parsed.timestamp,
             key: parsed.key.as_deref(),
             value: parsed.value.as_deref(),
-            headers: parsed
-                .headers
-                .iter()
-                .map(|(name, value)| Header { name, value: value.as_deref() })
-                .collect(),
+            headers: parsed.headers.iter().map(|(name, value)| Header { name, value: value.as_deref() }).collect(),
         };
         let metrics = &self.subscription.metrics;
         metrics.messages.inc();

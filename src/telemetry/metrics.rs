@@ -257,11 +257,8 @@ impl Metrics {
 
     pub fn trigger(&self, service: &str, trigger: &str) -> Arc<TriggerMetrics> {
         let labels = TriggerLabels { service: service.to_owned(), trigger: trigger.to_owned() };
-        let succeeded = OutcomeLabels {
-            service: labels.service.clone(),
-            trigger: labels.trigger.clone(),
-            outcome: "ok",
-        };
+        let succeeded =
+            OutcomeLabels { service: labels.service.clone(), trigger: labels.trigger.clone(), outcome: "ok" };
         Arc::new(TriggerMetrics {
             handles: self.trigger.handles(&labels),
             ok: self.outcomes.get_or_create_owned(&succeeded),

@@ -105,6 +105,7 @@ measure_rounds() {
 
 answer='process.stdin.once("data", (line) => { const data = JSON.parse(line); console.log(data.amount + data.seq); process.stdin.destroy(); })'
 
+# shellcheck disable=SC2016 # backticks are Markdown here
 measure_starts() {
     local line='{"seq":1,"amount":2.5}'
     "$tools" start --label 'process start to first result, `lagless run --stdin`' --line "$line" \
@@ -129,7 +130,7 @@ measure_perf() {
     run_lagless "$topic-perf" >/dev/null
     kill -s INT "$perf_pid"
     wait "$perf_pid" || true
-    perf report -i "$work/perf.data" --stdio --sort dso,symbol --comms "$(perf_comms)" --percent-limit 0.7 2>/dev/null |
+    perf report -i "$work/perf.data" --stdio --sort dso,symbol --comms "$(perf_comms)" --percentage relative --percent-limit 0.7 2>/dev/null |
         grep -v '^#' | grep -v '^$' | cut -c 1-150
 }
 
@@ -152,7 +153,7 @@ report() {
     echo "$("$node" --version | sed 's/^v/Node /'), at commit $(git -C "$root" describe --always --dirty 2>/dev/null || echo unknown)."
     echo
     echo "1 KB messages on 8 partitions, at least once, a commit every 100 ms everywhere; the function reads two fields. Each program ran"
-    echo "alone, with a fresh group, $rounds times in turn. Median (smallest-largest)."
+    echo "alone, with a fresh group, $rounds times in turn; the clock runs from having partitions to the last commit's acknowledgement. Median (smallest-largest)."
     echo
     "$tools" table "$work/figures"
     echo
@@ -164,7 +165,7 @@ report() {
     echo
     grep '^|' "$work/threads"
     if [ -s "$work/perf" ]; then
-        printf '\nBy function, of all samples on the machine:\n\n```\n'
+        printf '\nBy function, of the samples of the worker and the runner:\n\n```\n'
         cat "$work/perf"
         echo '```'
     fi

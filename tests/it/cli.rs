@@ -1,11 +1,15 @@
 //! The verbs beside `run`, as a new user tries them.
 
+use std::io::Write;
 use std::path::Path;
+use std::process::Stdio;
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::project::Project;
-use crate::harness::worker::Ended;
+use crate::harness::wait::{SOON, eventually};
+use crate::harness::worker::{Ended, Worker};
 
 /// An empty folder in which `init` has written the project `shop`.
 fn written() -> Project {
@@ -49,7 +53,7 @@ fn the_effective_settings_never_show_a_secret() {
     let set = ["--set", "source.kafka.client.\"sasl.password\".env=IT_SECRET"];
     let mut command = project.command(&[&["check", "-c", "shop/lagless.toml"][..], &set].concat());
     command.env("IT_SECRET", "tell-nobody");
-    let shown = crate::harness::worker::Worker::start(command, std::process::Stdio::null()).end();
+    let shown = Worker::start(command, Stdio::null()).end();
     shown.expect_code(0);
     assert!(shown.stdout.contains("sasl.password") && shown.stdout.contains("***"), "{}", shown.stdout);
     assert!(!shown.stdout.contains("tell-nobody") && !shown.stderr.contains("tell-nobody"));
@@ -154,4 +158,33 @@ fn the_examples_are_valid() {
     for config in configs {
         Project::new("").lagless(&["check", "-c", config.to_str().unwrap()]).expect_code(0);
     }
+}
+
+#[test]
+fn dev_runs_on_an_embedded_broker_and_takes_up_changes() {
+    let project = written();
+    let args = ["dev", "-c", "shop/lagless.toml", "--set", "admin=off"];
+    let mut dev = Worker::start(project.command(&args), Stdio::piped());
+    let mut input = dev.stdin();
+    let order =
+        r#"{"id":"o1","type":"order.placed","customer":"c","amount":3,"items":[{"sku":"a","price":3,"quantity":1}]}"#;
+    writeln!(input, "{order}").unwrap();
+    let mut until_shown = |text: &str| {
+        dev.until(text, SOON, |dev| {
+            let shown = dev.stdout() + &dev.log();
+            if shown.contains(text) { Ok(()) } else { Err(shown) }
+        });
+    };
+    until_shown("\"total\":3}");
+
+    project.write("shop/functions/total.ts", "export default (");
+    until_shown("total.ts:1");
+    project.write("shop/functions/total.ts", "export default (event) => ({ changed: event.data.id })");
+    // Which version gets a message that is published during the change is open; those after it are the new one's.
+    eventually("a result of the new version", SOON, || {
+        writeln!(input, "{order}").unwrap();
+        if dev.stdout().contains("\"changed\":\"o1\"") { Ok(()) } else { Err(dev.log()) }
+    });
+    dev.signal(Signal::SIGTERM);
+    dev.end().expect_code(0);
 }

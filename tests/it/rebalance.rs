@@ -36,7 +36,9 @@ fn a_second_worker_joins_and_leaves_with_a_thousand_in_flight_and_no_partition_s
         first.until_metric(PARTITIONS, SOURCE, |partitions| partitions == 4.0);
         until_in_flight(&mut second);
         second.signal(Signal::SIGTERM);
-        second.end().expect_code(75);
+        // 75 where something was still running at the deadline; either way the first worker takes over.
+        let ended = second.end();
+        assert!(matches!(ended.code, Some(0 | 75)), "{ended:?}");
         first.until_metric(PARTITIONS, SOURCE, |partitions| partitions == 8.0);
     }
     assert!(run.committed() < COUNT as i64, "the work was over before the second worker left");

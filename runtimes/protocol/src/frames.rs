@@ -126,17 +126,38 @@ pub enum Data<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FromRunner<'a> {
     /// Answer to `Hello`: V8 is up.
-    Ready { version: u32, pid: u32 },
+    Ready {
+        version: u32,
+        pid: u32,
+    },
     /// The isolate has evaluated its function and takes batches.
-    Opened { isolate: u32, from_spare: bool, micros: u64 },
+    Opened {
+        isolate: u32,
+        from_spare: bool,
+        micros: u64,
+    },
     Outcome(Outcome<'a>),
     /// A line that a function logged; `event` is `None` outside of any event.
-    Log { isolate: u32, batch: u64, event: Option<u32>, level: Level, text: &'a str },
+    Log {
+        isolate: u32,
+        batch: u64,
+        event: Option<u32>,
+        level: Level,
+        text: &'a str,
+    },
     /// The isolate is gone; with an error when that was not asked for. Events without an outcome are to
     /// be retried without blame.
-    Closed { isolate: u32, error: Option<Failure> },
+    Closed {
+        isolate: u32,
+        error: Option<Failure>,
+    },
     /// Termination does not bite: the runner asks to be killed, and names who is at fault, if known.
-    Stuck { isolate: u32, batch: u64, event: Option<u32>, error: Failure },
+    Stuck {
+        isolate: u32,
+        batch: u64,
+        event: Option<u32>,
+        error: Failure,
+    },
     /// Every half second: that the watchdog lives, and what the process has used so far.
     Usage {
         resident_bytes: u64,
@@ -490,9 +511,7 @@ impl<'a> FromRunner<'a> {
         let mut reader = Reader::new(body);
         let frame = match frame_kind {
             kind::READY => Self::Ready { version: reader.u32()?, pid: reader.u32()? },
-            kind::OPENED => {
-                Self::Opened { isolate: reader.u32()?, from_spare: reader.bool()?, micros: reader.u64()? }
-            }
+            kind::OPENED => Self::Opened { isolate: reader.u32()?, from_spare: reader.bool()?, micros: reader.u64()? },
             kind::OUTCOME => Self::Outcome(Outcome::read(&mut reader)?),
             kind::LOG => Self::Log {
                 isolate: reader.u32()?,

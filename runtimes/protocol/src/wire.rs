@@ -31,8 +31,11 @@ pub fn frame(out: &mut Vec<u8>, kind: u8, body: impl FnOnce(&mut Vec<u8>)) {
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());
 }
 
-/// Takes the first whole frame off `buffer`: its kind and body, and how many bytes it took.
-pub fn split_frame(buffer: &[u8]) -> Result<Option<(u8, &[u8], usize)>, WireError> {
+/// A frame's kind and body, and how many bytes it takes up with its length.
+pub type Split<'a> = (u8, &'a [u8], usize);
+
+/// Finds the first frame in `buffer`; `None` while it is not whole.
+pub fn split_frame(buffer: &[u8]) -> Result<Option<Split<'_>>, WireError> {
     let Some(head) = buffer.first_chunk::<4>() else {
         return Ok(None);
     };

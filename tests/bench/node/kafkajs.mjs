@@ -16,12 +16,12 @@ const progress = new Progress(
   () => consumer.disconnect(),
 );
 
+consumer.on(consumer.events.GROUP_JOIN, () => progress.start());
 await consumer.connect();
 await consumer.subscribe({ topics: [settings.topic], fromBeginning: true });
 await consumer.run({
   autoCommit: false,
   eachBatch: async ({ batch, resolveOffset, heartbeat }) => {
-    progress.start();
     for (const message of batch.messages) {
       await handler({ data: JSON.parse(message.value) });
       progress.handled(batch.partition, message.offset);

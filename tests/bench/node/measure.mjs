@@ -1,7 +1,7 @@
 // What both Node programs share: the handler, commits on a tick, and the figures at the end.
 //
-// The clock starts when the first message comes in and stops when the commit that covers the last one is acknowledged,
-// as it does for every program measured here.
+// The clock starts when the group has given out its partitions, and stops when the commit that covers the last message is
+// acknowledged, as it does for every program measured here.
 
 const COMMIT_INTERVAL_MS = 100;
 
@@ -43,11 +43,10 @@ export class Progress {
     const tick = setInterval(() => this.#tick(tick), COMMIT_INTERVAL_MS);
   }
 
+  /** Called when the partitions are there, before anything is fetched. */
   start() {
-    if (this.#started === undefined) {
-      this.#started = performance.now();
-      this.#cpu = process.cpuUsage();
-    }
+    this.#started ??= performance.now();
+    this.#cpu ??= process.cpuUsage();
   }
 
   handled(partition, offset) {

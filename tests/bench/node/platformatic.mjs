@@ -29,8 +29,9 @@ const progress = new Progress(
   },
 );
 
+// The group has been joined; fetching begins with the loop.
+progress.start();
 for await (const message of stream) {
-  progress.start();
   await handler({ data: JSON.parse(message.value) });
   progress.handled(message.partition, message.offset);
 }

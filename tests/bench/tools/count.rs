@@ -40,13 +40,15 @@ impl Count {
         consumer.subscribe(&[&self.subject.topic])?;
         let begun = Instant::now();
         let (mut counted, mut committed) = (0, 0);
-        let mut first = None;
+        let mut start = None;
         let mut next_commit = begun;
         while committed < self.subject.messages {
             let message = consumer.poll(Duration::from_millis(5)).transpose()?;
+            if start.is_none() && consumer.assignment()?.count() > 0 {
+                start = Some((Instant::now(), procfs::own_cpu()?));
+            }
             if message.is_some() {
                 counted += 1;
-                first.get_or_insert_with(|| (Instant::now(), procfs::own_cpu()));
                 if counted % LOOK != 0 {
                     continue;
                 }
@@ -55,17 +57,17 @@ impl Count {
             if now.duration_since(begun) > PATIENCE {
                 bail!("counted {counted} messages of {} in {PATIENCE:?}", self.subject.messages);
             }
-            if first.is_some() && now >= next_commit {
+            if counted > committed && now >= next_commit {
                 next_commit = now + COMMIT_INTERVAL;
                 commit(&consumer)?;
                 committed = counted;
             }
         }
-        let (since, cpu) = first.context("no message has come")?;
+        let (since, cpu) = start.context("the group has got no partitions")?;
         let figures = Figures {
             messages: counted,
             seconds: since.elapsed().as_secs_f64(),
-            cpu_seconds: (procfs::own_cpu()? - cpu?).as_secs_f64(),
+            cpu_seconds: (procfs::own_cpu()? - cpu).as_secs_f64(),
             resident_bytes: procfs::resident(std::process::id())?.peak,
         };
         figures.print()

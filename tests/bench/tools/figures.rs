@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Figures {
     pub messages: u64,
-    /// From the first message in to the acknowledged commit of the last.
+    /// From having partitions to the acknowledged commit of the last message.
     pub seconds: f64,
     /// CPU time in the same span, of all processes of the program.
     pub cpu_seconds: f64,

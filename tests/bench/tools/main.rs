@@ -1,8 +1,8 @@
 //! What `tests/bench/run.sh` measures with: it fills a topic, runs the programs that are measured, and prints tables.
 //!
-//! Every measured program prints one line of JSON, a [`figures::Figures`]. The clock starts when the first message comes
-//! in, and stops when the commit that covers the last one is acknowledged. CPU times and memory come from `/proc`, so
-//! this runs on Linux only.
+//! Every measured program prints one line of JSON, a [`figures::Figures`]. The clock starts when the
+//! group has given it its partitions, so that nobody reads ahead for free, and stops when the commit that covers the last
+//! message is acknowledged. CPU times and memory come from `/proc`, so this runs on Linux only.
 
 mod cold;
 mod count;

@@ -17,7 +17,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use super::figures::Figures;
 use super::{PATIENCE, Subject, count, metrics, procfs};
 
-/// How often a worker is asked whether messages come in, before they do.
+/// How often a worker is asked whether it has partitions, before it does.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 /// How often the broker is asked what is committed. Nothing is asked of the worker meanwhile.
 const LOOK: Duration = Duration::from_millis(10);
@@ -39,7 +39,7 @@ impl Worker {
     pub fn run(self) -> Result<()> {
         let committed = Committed::new(&self.subject)?;
         let mut process = Process::start(&self.command)?;
-        process.wait_until(FIRST_LOOK, |process| process.metric("lagless_subscription_messages_total") > 0)?;
+        process.wait_until(FIRST_LOOK, |process| process.metric("lagless_subscription_partitions") > 0)?;
         let (since, before) = (Instant::now(), Cpu::of(&process)?);
         process.wait_until(LOOK, |_| committed.messages().is_ok_and(|messages| messages >= self.subject.messages))?;
         let (seconds, after) = (since.elapsed().as_secs_f64(), Cpu::of(&process)?);

@@ -163,7 +163,6 @@ fn get<'s>(
 }
 
 /// A property is assigned.
-#[expect(clippy::too_many_arguments, reason = "V8 says which")]
 fn set<'s>(
     scope: &mut v8::PinScope<'s, '_>,
     name: v8::Local<'s, v8::Name>,
