@@ -68,11 +68,11 @@ pub struct SourceFile {
     pub on_out_of_range: Option<OutOfRange>,
 }
 
-/// `in_flight = { messages = 10000, bytes = "64MiB" }`
+/// `in_flight = { messages = 50000, bytes = "64MiB" }`
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InFlightFile {
-    /// Messages, at least 1. Default 10000.
+    /// Messages, at least 1. Default 50000.
     #[serde(default = "in_flight_messages", deserialize_with = "count")]
     pub messages: u32,
     /// Bytes of their keys, values and headers. Default `"64MiB"`.
@@ -361,7 +361,7 @@ fn commit_interval() -> Duration {
 }
 
 fn in_flight_messages() -> u32 {
-    10_000
+    50_000
 }
 
 fn in_flight_bytes() -> u64 {

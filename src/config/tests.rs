@@ -100,7 +100,7 @@ fn defaults_fill_what_is_left_out() {
     assert_eq!(settings.files, [folder.path().join("lagless.toml")]);
     let source = &settings.sources["shop-kafka"];
     assert_eq!(source.commit_interval, Duration::from_secs(1));
-    assert_eq!(source.in_flight, InFlight { messages: 10_000, bytes: 64 << 20 });
+    assert_eq!(source.in_flight, InFlight { messages: 50_000, bytes: 64 << 20 });
     assert_eq!(source.on_out_of_range, OutOfRange::Stop);
     let SourceKind::Kafka(kafka) = &source.kind else { panic!("expected kafka") };
     assert_eq!(kafka.client["session.timeout.ms"].reveal(), "6000");

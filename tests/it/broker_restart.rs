@@ -18,7 +18,7 @@ fn a_broker_stopped_and_started_in_the_middle_costs_nothing_but_time() {
     let mut worker = run.start(&project);
     worker.until_metric("lagless_subscription_settled_total", SOURCE, |settled| settled >= 1000.0);
     own.stop();
-    worker.until_logged("not reachable");
+    worker.until_logged("still trying");
     assert_eq!(worker.page("/healthz").0, 200);
     own.start_again();
     run.until_complete(&mut worker);

@@ -115,7 +115,7 @@ fn a_setting_that_the_client_library_does_not_know_is_refused() {
 fn an_unreachable_broker_is_tried_again_until_the_worker_is_told_to_stop() {
     let project = kafka_project("127.0.0.1:1", "");
     let mut worker = Worker::start(project.command(&["run"]), Stdio::null());
-    worker.until_logged("not reachable");
+    worker.until_logged("still trying");
     worker.signal(Signal::SIGTERM);
     worker.end_within(std::time::Duration::from_secs(20)).expect_code(0).expect_told(&["still trying", "drained"]);
 }

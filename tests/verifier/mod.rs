@@ -111,8 +111,9 @@ impl fmt::Display for Report {
             ("unknown", &self.unknown),
         ] {
             let some: Vec<String> = ids.iter().take(5).map(ToString::to_string).collect();
+            let colon = if some.is_empty() { "" } else { ": " };
             let more = if ids.len() > some.len() { ", ..." } else { "" };
-            writeln!(f, "{what}: {} {}{more}", ids.len(), some.join(", "))?;
+            writeln!(f, "{} {what}{colon}{}{more}", ids.len(), some.join(", "))?;
         }
         Ok(())
     }

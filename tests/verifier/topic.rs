@@ -80,6 +80,9 @@ pub fn read<T>(
         ends.push((partition.id(), high));
         left += usize::from(high > low);
     }
+    if ends.is_empty() {
+        return Err(format!("{topic}: there is no such topic"));
+    }
     consumer.assign(&assignment).map_err(failed)?;
     let mut records = Vec::new();
     while left > 0 {

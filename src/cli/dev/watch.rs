@@ -62,8 +62,8 @@ pub struct Watch {
     watched: BTreeSet<PathBuf>,
     interest: Arc<Mutex<Interest>>,
     changes: mpsc::Receiver<()>,
-    /// Whether a change has been received and not told.
-    has_changed: bool,
+    /// When a change that has been received and not told is to be told, if no other follows.
+    quiet_at: Option<Instant>,
 }
 
 impl Watch {
@@ -79,7 +79,7 @@ impl Watch {
                 let _ = sender.try_send(());
             }
         })?;
-        Ok(Self { watcher, watched: BTreeSet::new(), interest, changes, has_changed: false })
+        Ok(Self { watcher, watched: BTreeSet::new(), interest, changes, quiet_at: None })
     }
 
     /// Changes what is watched.
@@ -105,16 +105,22 @@ impl Watch {
     /// Completes when something has changed and nothing more has for a moment, and not before `earliest`. It loses
     /// nothing when dropped before.
     pub async fn changed(&mut self, earliest: Instant) {
-        while !self.has_changed {
-            match self.changes.recv().await {
-                Some(()) => self.has_changed = true,
+        loop {
+            let next = self.changes.recv();
+            let change = match self.quiet_at {
+                None => next.await,
+                Some(quiet_at) => match tokio::time::timeout_at(quiet_at.max(earliest), next).await {
+                    Ok(change) => change,
+                    Err(_) => break,
+                },
+            };
+            match change {
+                Some(()) => self.quiet_at = Some(Instant::now() + SETTLE_TIME),
                 // The watcher holds the sender, and this holds the watcher.
                 None => std::future::pending().await,
             }
         }
-        tokio::time::sleep_until(earliest).await;
-        while let Ok(Some(())) = tokio::time::timeout(SETTLE_TIME, self.changes.recv()).await {}
-        self.has_changed = false;
+        self.quiet_at = None;
     }
 }
 
@@ -165,5 +171,17 @@ mod tests {
         std::fs::write(&draft, "2").unwrap();
         std::fs::rename(&draft, &file).unwrap();
         tokio::time::timeout(Duration::from_secs(10), watch.changed(Instant::now())).await.expect("the change is seen");
+    }
+
+    #[tokio::test]
+    async fn waiting_again_and_again_does_not_put_a_change_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("total.ts");
+        let mut watch = Watch::start().unwrap();
+        watch.turn_to(Interest::new([file.clone()], false)).unwrap();
+        std::fs::write(&file, "1").unwrap();
+        let told =
+            async { while tokio::time::timeout(SETTLE_TIME / 4, watch.changed(Instant::now())).await.is_err() {} };
+        tokio::time::timeout(Duration::from_secs(10), told).await.expect("the change is told");
     }
 }
