@@ -192,3 +192,26 @@ fn an_offset_out_of_range_stands_still_or_jumps_as_configured_but_never_in_silen
     worker.until_logged("going on from 0");
     run.expect_none_lost(10);
 }
+
+#[test]
+fn messages_that_retention_takes_away_from_a_slow_worker_are_not_passed_over_in_silence() {
+    let run = Numbered::on(&Kafka::shared(), "retention", 1);
+    run.produce(0..5000);
+    let source = "in_flight = { messages = 10 }";
+    let service = "env = { WAIT_MS = \"5\" }";
+    let project = run.project("slow.ts", &Extra { source, service, ..Extra::default() });
+    let mut worker = run.start(&project);
+    worker.until_metric("lagless_trigger_done_total", "", |done| done >= 20.0);
+    run.kafka.forget(&run.input(), (0, 4000));
+    worker.until_logged("the partition stands still");
+    let committed = run.committed();
+    assert!(committed < 4000, "{committed}");
+
+    // Once somebody has decided, it goes on.
+    worker.signal(Signal::SIGTERM);
+    worker.end().expect_code(0);
+    let set = ["run", "--set", "source.kafka.on_out_of_range=earliest"];
+    let mut worker = Worker::start(project.command(&set), Stdio::null());
+    worker.until_logged("going on from 4000");
+    run.until_complete(&mut worker);
+}

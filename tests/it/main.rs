@@ -16,6 +16,7 @@ mod errors;
 mod isolation;
 mod kafka_delivery;
 mod memory;
+mod readme;
 mod rebalance;
 mod rooms;
 mod shutdown;

@@ -56,6 +56,17 @@ impl Kafka {
         }
     }
 
+    /// Has the broker forget the records of a partition below `offset`, as retention does.
+    pub fn forget(&self, topic: &str, (partition, offset): (i32, i64)) {
+        let admin: AdminClient<DefaultClientContext> = self.config().create().unwrap();
+        let mut below = TopicPartitionList::new();
+        below.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
+        let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let forgotten = runtime.block_on(admin.delete_records(&below, &options)).unwrap();
+        assert_eq!(forgotten.find_partition(topic, partition).unwrap().offset(), Offset::Offset(offset));
+    }
+
     /// Writes records of key and value, and waits until the broker has them all.
     pub fn produce(&self, topic: &str, records: impl Iterator<Item = (String, String)>) {
         let producer: BaseProducer = self
