@@ -4,7 +4,9 @@
 //! engines end when no subscription feeds them any more, runners end when no engine needs them.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use indexmap::IndexMap;
@@ -25,8 +27,12 @@ use crate::source::{self, Ended, Fault, Route, Stage, Subscription};
 use crate::telemetry::Metrics;
 use crate::trigger::{Rule, RuleError, TriggerEntry, Triggers};
 
-/// How long subscriptions and engines get for their last steps once the drain deadline has passed.
-const LAST_STEPS: Duration = Duration::from_secs(3);
+/// How long subscriptions and engines get for their last steps once the drain deadline has passed. Longer than a
+/// subscription may take for its last commit and for leaving its group, since what it has abandoned would go untold.
+const LAST_STEPS: Duration = Duration::from_secs(7);
+
+/// How long a runner may take to end.
+const RUNNER_END: Duration = Duration::from_secs(3);
 
 /// What a drain has achieved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,6 +44,8 @@ pub struct DrainReport {
     /// Messages that were still being handled when the deadline passed: they will be read again, except from a memory
     /// source.
     pub abandoned: u64,
+    /// A part of the worker has broken off: it ended by itself and should be started again.
+    pub broken: bool,
 }
 
 /// Why a worker does not start.
@@ -156,6 +164,10 @@ impl Worker {
         tokio::select! {
             () = stop => {}
             () = all_ended(&mut self.subscriptions, &mut report) => {}
+            () = any_broken(&mut self.engines) => {
+                tracing::error!("the engine of a function has broken off: ending, so that a new worker can go on");
+                report.broken = true;
+            }
         }
         self.status.send_replace(Status::Draining);
         self.stage.send_replace(Stage::Drain);
@@ -166,6 +178,7 @@ impl Worker {
             let last = all_ended(&mut self.subscriptions, &mut report);
             if tokio::time::timeout(LAST_STEPS, last).await.is_err() {
                 tracing::error!("a subscription does not end; leaving it behind");
+                report.abandoned += self.subscriptions.len() as u64;
             }
         }
         // Engines end with the last subscription that feeds them; what is void by now they need not wait for.
@@ -176,7 +189,7 @@ impl Worker {
         }
         for runner in &mut self.runners {
             // A runner is killed once no engine holds a handle to it; it has nothing to lose.
-            if tokio::time::timeout(LAST_STEPS, &mut *runner).await.is_err() {
+            if tokio::time::timeout(RUNNER_END, &mut *runner).await.is_err() {
                 runner.abort();
             }
         }
@@ -189,10 +202,29 @@ fn mpsc_max() -> usize {
     tokio::sync::Semaphore::MAX_PERMITS >> 1
 }
 
+/// Completes when the task of an engine has panicked, which is a defect. Engines that end as they should are forgotten.
+async fn any_broken(engines: &mut Vec<JoinHandle<()>>) {
+    std::future::poll_fn(|cx| {
+        let mut is_broken = false;
+        engines.retain_mut(|engine| match Pin::new(engine).poll(cx) {
+            Poll::Ready(ended) => {
+                is_broken |= ended.is_err();
+                false
+            }
+            Poll::Pending => true,
+        });
+        if is_broken { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
 async fn all_ended(subscriptions: &mut Vec<oneshot::Receiver<Ended>>, report: &mut DrainReport) {
     while let Some(subscription) = subscriptions.last_mut() {
-        // A subscription that broke off without a word has nothing to add.
-        let ended = subscription.await.unwrap_or_default();
+        let ended = subscription.await.unwrap_or_else(|_| {
+            tracing::error!("a subscription has broken off");
+            // What it had in hand nobody knows, but the exit code must not say that all is well.
+            Ended { abandoned: 1, ..Ended::default() }
+        });
         report.settled += ended.settled;
         report.released += ended.released;
         report.abandoned += ended.abandoned;
@@ -348,5 +380,32 @@ impl Sinks {
         };
         self.made.insert(sink.clone(), made.clone());
         Ok(made)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_subscription_that_breaks_off_does_not_count_as_well_ended() {
+        let (well, broken) = (oneshot::channel(), oneshot::channel::<Ended>());
+        well.0.send(Ended { settled: 3, released: 2, abandoned: 0 }).unwrap();
+        drop(broken.0);
+        let mut report = DrainReport::default();
+        all_ended(&mut vec![well.1, broken.1], &mut report).await;
+        assert_eq!(report, DrainReport { settled: 3, released: 2, abandoned: 1, broken: false });
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_panics_is_noticed_and_one_that_ends_is_not() {
+        let (ends, panics) = (oneshot::channel::<()>(), oneshot::channel::<()>());
+        let ended = tokio::spawn(async move { assert!(ends.1.await.is_err()) });
+        let broken = tokio::spawn(async move { panics.1.await.expect("this engine is to panic") });
+        let mut engines = vec![ended, broken];
+        drop(ends.0);
+        drop(panics.0);
+        any_broken(&mut engines).await;
+        assert!(engines.len() < 2);
     }
 }

@@ -37,8 +37,8 @@ Examples:
   lagless demo --seconds 0 --rate 2000
   lagless demo --log info,librdkafka=off
 
-An embedded Kafka-compatible broker, a program that publishes sample orders, a worker that runs the example `shop` on
-them, and a program that reads results and dead letters back. It exits with 1 if the topics do not account for every
+An embedded Kafka-compatible broker, a program that publishes sample orders, a worker that runs the example `shop` on \
+them, and a program that reads results and dead letters back. It exits with 1 if the topics do not account for every \
 message. Nothing is logged unless --log or RUST_LOG asks for it.")]
 pub struct Demo {
     /// For how many seconds orders are published; 0 goes on until Ctrl-C

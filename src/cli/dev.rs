@@ -39,13 +39,13 @@ Examples:
   lagless dev -c shop/lagless.toml
   lagless dev -c shop/lagless.toml < shop/messages.jsonl
 
-Every Kafka source is replaced by one embedded broker, which starts empty and forgets everything at the end. Any Kafka
+Every Kafka source is replaced by one embedded broker, which starts empty and forgets everything at the end. Any Kafka \
 client can use it; its address is printed. A line on standard input is published:
   {\"type\": \"order.placed\"}       JSON goes to the first trigger's topic
   orders.eu: {\"type\": \"...\"}     a topic and any text go to that topic
 Records that arrive in the topics of on_success and on_failure are shown as `-> TOPIC KEY VALUE`.
 
-When the configuration, a rule or the code changes, what is in flight is finished and the new version takes over; a
+When the configuration, a rule or the code changes, what is in flight is finished and the new version takes over; a \
 version that is not valid is told and changes nothing. Ctrl-C drains.")]
 pub struct Dev {
     #[command(flatten)]

@@ -25,10 +25,10 @@ Examples:
   lagless invoke shop.total -e events/placed.json
   lagless invoke shop.total -c shop/lagless.toml -e - --json < event.json
 
-The event is a JSON object, as the function is to see it. The result goes to standard output; what the function logs,
+The event is a JSON object, as the function is to see it. The result goes to standard output; what the function logs, \
 why it failed and what it took go to standard error. Nothing is sent to any sink, and nothing is tried again.
 
-With --json standard output is one line: \"result\", or \"error\" with \"class\", \"name\", \"message\" and \"stack\", and
+With --json standard output is one line: \"result\", or \"error\" with \"class\", \"name\", \"message\" and \"stack\", and \
 \"duration_ms\", \"cpu_ms\", \"memory_bytes\".")]
 pub struct Invoke {
     /// The function to run

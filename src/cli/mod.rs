@@ -53,7 +53,7 @@ Examples:
   lagless run -c shop/lagless.toml            run it against the brokers it names
   lagless invoke shop.total -e event.json     run one event through a function
 
-Exit codes: 0 done or drained, 1 failed, 2 wrong usage, 75 drain deadline passed with work abandoned,
+Exit codes: 0 done or drained, 1 failed, 2 wrong usage, 75 drain deadline passed with work abandoned, \
 78 configuration or code not valid.";
 
 #[derive(Debug, Args)]

@@ -21,10 +21,10 @@ Examples:
   lagless run -c base.toml -c production.toml --set admin=0.0.0.0:9464
   lagless run -c lagless.toml --stdin < orders.jsonl
 
-With --stdin every source is replaced by standard input, one message per line, and every sink by standard output;
+With --stdin every source is replaced by standard input, one message per line, and every sink by standard output; \
 the worker ends when all lines are settled.
 
-SIGTERM and SIGINT drain: nothing new is read, what is in flight is finished, settled and committed within
+SIGTERM and SIGINT drain: nothing new is read, what is in flight is finished, settled and committed within \
 drain_timeout. A second signal exits at once.")]
 pub struct Run {
     #[command(flatten)]
@@ -105,14 +105,18 @@ pub async fn work(
         tracing::info!("health and metrics at http://{bound}");
     }
     let report = worker.run(stop).await;
-    let DrainReport { settled, released, abandoned } = report;
+    let DrainReport { settled, released, abandoned, .. } = report;
     tracing::info!(settled, released, abandoned, "drained");
     Ok(report)
 }
 
 /// How a worker's end is told to whoever started it.
 pub fn exit_of(report: DrainReport) -> Exit {
-    if report.abandoned > 0 { Exit::Abandoned } else { Exit::Done }
+    match report {
+        DrainReport { broken: true, .. } => Exit::Failed,
+        DrainReport { abandoned: 1.., .. } => Exit::Abandoned,
+        _ => Exit::Done,
+    }
 }
 
 /// Completes with the first SIGTERM or SIGINT; the second ends the process at once.

@@ -5,8 +5,8 @@
 //! out as they come, and one in backoff waits alone.
 
 use std::cmp::Reverse;
-use std::collections::hash_map::Entry;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::{Delivery, Phase};
@@ -24,6 +24,10 @@ pub struct Batch {
     pub lane: LaneId,
     pub deliveries: Vec<Delivery>,
 }
+
+/// A batch is not filled beyond this, in bytes of its messages: it travels in one frame, whose length is limited, and is
+/// held once more by the runner. A single larger message goes alone.
+const BATCH_BYTES: usize = 16 << 20;
 
 /// The lanes of one trigger. An ordered lane exists while something waits in it or is out.
 #[derive(Debug)]
@@ -88,8 +92,11 @@ impl Lanes {
     }
 
     /// Keeps a delivery that may be neither retried nor let go. An ordered lane stops with it; without order it is kept
-    /// aside and the others go on.
+    /// aside and the others go on. Where its assignment is no longer active it is dropped, which releases it.
     pub fn stop(&mut self, delivery: Delivery) {
+        if !is_active(&delivery) {
+            return;
+        }
         match &mut self.kind {
             Kind::Ordered(lanes) => lanes.stop(delivery),
             Kind::Unordered(lane) => lane.stopped.push(delivery),
@@ -107,7 +114,12 @@ impl Lanes {
     /// Batches that could be handed out at `now`; at least 1 when one is ready, and an estimate beyond.
     pub fn ready(&self, now: Instant) -> usize {
         match &self.kind {
-            Kind::Ordered(lanes) => lanes.ready.len() + lanes.due.iter().filter(|Reverse((at, _))| *at <= now).count(),
+            Kind::Ordered(lanes) => {
+                let is_due = |Reverse((at, id)): &&Reverse<(Instant, u64)>| {
+                    *at <= now && lanes.lanes.get(id).is_some_and(|lane| lane.state == LaneState::Waiting)
+                };
+                lanes.ready.len() + lanes.due.iter().filter(is_due).count()
+            }
             Kind::Unordered(lane) => {
                 let due = lane.due.iter().filter(|Reverse(later)| later.at <= now).count();
                 (lane.queue.len() + due).div_ceil(self.batch_max)
@@ -142,7 +154,7 @@ impl Lanes {
 
 #[derive(Debug, Default)]
 struct Ordered {
-    lanes: HashMap<u64, Lane>,
+    lanes: BTreeMap<u64, Lane>,
     ready: VecDeque<u64>,
     due: BinaryHeap<Reverse<(Instant, u64)>>,
 }
@@ -188,10 +200,16 @@ impl Ordered {
         }
         loop {
             let id = self.ready.pop_front()?;
-            let Some(lane) = self.lanes.get_mut(&id) else { continue };
+            let Some(lane) = self.lanes.get_mut(&id).filter(|lane| lane.state == LaneState::Ready) else { continue };
+            if !lane.queue.front().is_some_and(is_active) {
+                // One that failed meanwhile has been released: what waits behind it must not overtake it.
+                self.lanes.remove(&id);
+                continue;
+            }
             // An event that has failed before goes alone, so that those behind it are not sent in vain.
-            let retried = lane.queue.front().is_some_and(|delivery| delivery.failed_attempts > 0);
-            let count = if retried { 1 } else { batch_max.min(lane.queue.len()) };
+            let length = batch_length(&lane.queue, batch_max);
+            let retried = lane.queue.iter().take(length).position(|delivery| delivery.failed_attempts > 0);
+            let count = retried.unwrap_or(length).max(1);
             let deliveries = lane.queue.drain(..count).collect();
             lane.state = LaneState::Out { wait_until: None };
             return Some(Batch { lane: LaneId::Assignment(id), deliveries });
@@ -227,11 +245,13 @@ impl Ordered {
         }
     }
 
+    /// Its batch may be long back, and the lane ready, in backoff or gone: a sink refuses when it pleases.
     fn stop(&mut self, delivery: Delivery) {
-        if let Some(lane) = self.lanes.get_mut(&delivery.ticket.assignment().id) {
-            lane.queue.push_front(delivery);
-            lane.state = LaneState::Stopped;
-        }
+        let id = delivery.ticket.assignment().id;
+        let lane = self.lanes.entry(id).or_insert(Lane { queue: VecDeque::new(), state: LaneState::Stopped });
+        lane.queue.push_front(delivery);
+        lane.state = LaneState::Stopped;
+        self.ready.retain(|ready| *ready != id);
     }
 
     fn release_ended(&mut self) {
@@ -291,7 +311,7 @@ impl Unordered {
         if self.queue.is_empty() {
             return None;
         }
-        let count = batch_max.min(self.queue.len());
+        let count = batch_length(&self.queue, batch_max);
         Some(Batch { lane: LaneId::Unordered, deliveries: self.queue.drain(..count).collect() })
     }
 
@@ -307,6 +327,16 @@ impl Unordered {
         self.due.retain(|Reverse(later)| is_active(&later.delivery));
         self.stopped.retain(is_active);
     }
+}
+
+/// How many deliveries of a queue make a batch: at least one, if there is one.
+fn batch_length(queue: &VecDeque<Delivery>, batch_max: usize) -> usize {
+    let mut bytes = 0;
+    let fits = |(index, delivery): &(usize, &Delivery)| {
+        bytes += delivery.message.size();
+        *index == 0 || bytes <= BATCH_BYTES
+    };
+    queue.iter().take(batch_max).enumerate().take_while(fits).count()
 }
 
 fn is_active(delivery: &Delivery) -> bool {

@@ -39,25 +39,28 @@ impl OffsetTracker {
         }
     }
 
-    /// Notes the settlement of one delivery; unknown offsets are ignored.
-    pub fn settle(&mut self, offset: i64, settled: Settled) {
-        let Ok(index) = self.window.binary_search_by_key(&offset, |slot| slot.offset) else {
-            return;
-        };
+    /// Notes the settlement of one delivery; unknown offsets are ignored. Answers what has become of the message, if
+    /// that was its last one: it is released if any of its deliveries was.
+    pub fn settle(&mut self, offset: i64, settled: Settled) -> Option<Settled> {
+        let index = self.window.binary_search_by_key(&offset, |slot| slot.offset).ok()?;
         let slot = &mut self.window[index];
         if slot.open == 0 {
-            return;
+            return None;
         }
         slot.open -= 1;
         slot.released |= settled == Settled::Released;
-        if slot.open == 0 {
-            self.waiting -= 1;
-            self.bytes -= slot.bytes;
-            self.released |= slot.released;
+        // At once, so that nothing more is read behind a delivery that has to come again.
+        self.released |= slot.released;
+        if slot.open > 0 {
+            return None;
         }
+        let is_released = slot.released;
+        self.waiting -= 1;
+        self.bytes -= slot.bytes;
         while self.window.front().is_some_and(|slot| slot.open == 0 && !slot.released) {
             self.window.pop_front();
         }
+        Some(if is_released { Settled::Released } else { Settled::Finished })
     }
 
     /// The offset that a commit may name (the next one to read); `None` before anything was read.
@@ -126,9 +129,10 @@ mod tests {
     fn one_of_several_deliveries_released_keeps_the_message() {
         let mut tracker = OffsetTracker::default();
         tracker.read(0, 2, 1);
-        tracker.settle(0, Settled::Released);
-        tracker.settle(0, Settled::Finished);
+        assert_eq!(tracker.settle(0, Settled::Released), None);
+        assert_eq!(tracker.settle(0, Settled::Finished), Some(Settled::Released));
         assert_eq!(tracker.committable(), Some(0));
+        assert_eq!(tracker.settle(0, Settled::Finished), None);
     }
 
     proptest! {

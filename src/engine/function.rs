@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lagless_protocol::frames::{Failure, FailureClass, Level, ToRunner};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
 use tokio::sync::mpsc;
 
 use super::invoke::{self, Call};
@@ -60,34 +62,25 @@ pub fn start(
     let (receipts, receipts_in) = mpsc::unbounded_channel();
     #[expect(clippy::disallowed_methods, reason = "bounded by what is in hand, and by what the runner may log")]
     let (events, events_in) = mpsc::unbounded_channel();
-    let now = Instant::now();
-    let triggers = triggers
-        .into_iter()
-        .map(|setup| TriggerState {
-            lanes: match setup.order {
-                Order::Partition => Lanes::by_partition(setup.batch_size),
-                Order::None => Lanes::without_order(setup.batch_size),
-            },
-            setup,
-        })
-        .collect();
-    let engine = FunctionEngine {
-        isolates: Isolates::new(setup.concurrency, now),
-        setup,
-        triggers,
-        runner,
-        events,
-        receipts,
-        awaiting: HashMap::new(),
-        next_ticket: 0,
-        next_batch: 0,
-        first_trigger: 0,
-        settlement: Settlement::default(),
-        last_work: now,
-        open_failures: 0,
-        open_after: now,
-    };
+    let ways = Ways { runner, events, receipts };
+    let engine = FunctionEngine::new(setup, triggers, ways, SmallRng::from_os_rng(), Instant::now());
     tokio::spawn(engine.run(inbox, events_in, receipts_in))
+}
+
+/// The ways out of an engine, and those by which answers come back.
+#[derive(Debug)]
+pub(super) struct Ways {
+    pub(super) runner: ServiceRunner,
+    pub(super) events: IsolateEvents,
+    pub(super) receipts: Receipts,
+}
+
+/// What came in since the last turn.
+#[derive(Debug, Default)]
+pub(super) struct Arrivals {
+    pub(super) intakes: Vec<Intake>,
+    pub(super) heard: Vec<(u32, IsolateEvent)>,
+    pub(super) receipts: Vec<Receipt>,
 }
 
 /// The state of one function.
@@ -96,9 +89,7 @@ pub struct FunctionEngine {
     pub(super) setup: FunctionSetup,
     pub(super) triggers: Vec<TriggerState>,
     pub(super) isolates: Isolates,
-    runner: ServiceRunner,
-    events: IsolateEvents,
-    pub(super) receipts: Receipts,
+    pub(super) ways: Ways,
     /// Deliveries whose record a sink has not answered yet, by ticket.
     pub(super) awaiting: HashMap<u64, Awaiting>,
     pub(super) next_ticket: u64,
@@ -106,6 +97,8 @@ pub struct FunctionEngine {
     /// The trigger that is served first in the next turn, so that none starves.
     first_trigger: usize,
     pub(super) settlement: Settlement,
+    /// For the jitter of backoffs.
+    pub(super) rng: SmallRng,
     last_work: Instant,
     /// Isolates that failed to open in a row, and when the next may be tried.
     open_failures: u32,
@@ -119,43 +112,83 @@ pub(super) struct TriggerState {
 }
 
 /// Entries taken from a channel in one turn, so that no channel starves another.
-const TURN_MAX: usize = 256;
+pub(super) const TURN_MAX: usize = 256;
 const OPEN_BACKOFF_MIN: Duration = Duration::from_millis(250);
 const OPEN_BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 impl FunctionEngine {
+    pub(super) fn new(
+        setup: FunctionSetup,
+        triggers: Vec<TriggerSetup>,
+        ways: Ways,
+        rng: SmallRng,
+        now: Instant,
+    ) -> Self {
+        let triggers = triggers
+            .into_iter()
+            .map(|setup| TriggerState {
+                lanes: match setup.order {
+                    Order::Partition => Lanes::by_partition(setup.batch_size),
+                    Order::None => Lanes::without_order(setup.batch_size),
+                },
+                setup,
+            })
+            .collect();
+        Self {
+            isolates: Isolates::new(setup.concurrency, now),
+            setup,
+            triggers,
+            ways,
+            awaiting: HashMap::new(),
+            next_ticket: 0,
+            // Log lines outside of any batch name batch 0.
+            next_batch: 1,
+            first_trigger: 0,
+            settlement: Settlement::default(),
+            rng,
+            last_work: now,
+            open_failures: 0,
+            open_after: now,
+        }
+    }
+
     async fn run(
         mut self,
         mut inbox: mpsc::Receiver<Intake>,
         mut events: mpsc::UnboundedReceiver<(u32, IsolateEvent)>,
         mut receipts: mpsc::UnboundedReceiver<Receipt>,
     ) {
-        let (mut intakes, mut heard, mut answers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut arrivals = Arrivals::default();
         let mut wanted = true;
         while wanted || self.isolates.in_hand() || !self.awaiting.is_empty() {
             let look = self.next_look(Instant::now());
             tokio::select! {
-                count = inbox.recv_many(&mut intakes, TURN_MAX), if wanted => wanted = count > 0,
-                _ = events.recv_many(&mut heard, TURN_MAX) => {}
-                _ = receipts.recv_many(&mut answers, TURN_MAX) => {}
+                count = inbox.recv_many(&mut arrivals.intakes, TURN_MAX), if wanted => wanted = count > 0,
+                _ = events.recv_many(&mut arrivals.heard, TURN_MAX) => {}
+                _ = receipts.recv_many(&mut arrivals.receipts, TURN_MAX) => {}
                 () = tokio::time::sleep_until(look.into()) => {}
             }
-            let now = Instant::now();
-            // Where the inbox may have been full, a change of phase may not have found room in it.
-            if intakes.len() == TURN_MAX {
-                intakes.push(Intake::PhaseChanged);
-            }
-            intakes.drain(..).for_each(|intake| self.take_in(intake));
-            heard.drain(..).for_each(|(isolate, event)| self.hear(isolate, event, now));
-            answers.drain(..).for_each(|receipt| self.receipt(receipt));
-            self.dispatch(now);
-            self.scale(now);
-            self.settlement.send();
-            self.show();
+            self.turn(&mut arrivals, Instant::now());
         }
     }
 
-    fn next_look(&self, now: Instant) -> Instant {
+    /// One turn of work: takes in what has come, hands out what is ready. Never waits.
+    pub(super) fn turn(&mut self, arrivals: &mut Arrivals, now: Instant) {
+        // Where the inbox may have been full, a change of phase may not have found room in it.
+        if arrivals.intakes.len() == TURN_MAX {
+            arrivals.intakes.push(Intake::PhaseChanged);
+        }
+        arrivals.intakes.drain(..).for_each(|intake| self.take_in(intake));
+        arrivals.heard.drain(..).for_each(|(isolate, event)| self.hear(isolate, event, now));
+        arrivals.receipts.drain(..).for_each(|receipt| self.receipt(receipt));
+        self.dispatch(now);
+        self.scale(now);
+        self.settlement.send();
+        self.show();
+    }
+
+    /// When to take a turn although nothing has come.
+    pub(super) fn next_look(&self, now: Instant) -> Instant {
         let asleep = self.isolates.all.is_empty() && self.triggers.iter().all(|trigger| trigger.lanes.waiting() == 0);
         let at_most = if asleep { Duration::from_secs(5) } else { Duration::from_millis(250) };
         let opening = (self.open_after > now).then_some(self.open_after);
@@ -189,7 +222,7 @@ impl FunctionEngine {
                 if void {
                     let mut frame = Vec::new();
                     ToRunner::Abort { isolate: *isolate, batch: *batch }.encode(&mut frame);
-                    self.runner.send(*isolate, frame);
+                    self.ways.runner.send(*isolate, frame);
                 }
             }
         }
@@ -204,7 +237,11 @@ impl FunctionEngine {
                 let failure = error.unwrap_or_else(|| {
                     Failure::new(FailureClass::Interrupted, "Interrupted", "the isolate was closed")
                 });
-                self.closed(isolate, &failure, &Fault::Elsewhere, now);
+                // The runner has reported all that it knows, unless its own code has failed: then it was one of those
+                // that ran, and nobody blamed would mean to try for ever.
+                let is_broken = failure.class == FailureClass::RunnerLost;
+                let fault = if is_broken { Fault::Unknown { reached: Some(u64::MAX) } } else { Fault::Elsewhere };
+                self.closed(isolate, &failure, &fault, now);
             }
             IsolateEvent::Lost { failure, fault } => self.closed(isolate, &failure, &fault, now),
         }
@@ -246,9 +283,17 @@ impl FunctionEngine {
             held.batches.iter().map(|(id, batch)| (*id, batch.open().map(|(index, _)| index).collect())).collect();
         let bystander = Failure::new(FailureClass::Interrupted, "Interrupted", failure.message.clone());
         for (batch, events) in in_hand {
-            for event in events {
-                let Some(delivery) = self.in_hand(isolate, batch).and_then(|batch| batch.take(event)) else { continue };
-                let blamed = culprits.contains(&(batch, event));
+            for (nth, event) in events.into_iter().enumerate() {
+                let Some(in_hand) = self.in_hand(isolate, batch) else { continue };
+                let is_behind = in_hand.ordered && nth > 0;
+                let Some(mut delivery) = in_hand.take(event) else { continue };
+                let mut blamed = culprits.contains(&(batch, event));
+                if blamed && is_behind {
+                    // Nothing is known of those before it, so it must not come to its end before they do: it goes back
+                    // behind them, to be tried alone.
+                    delivery.failed_attempts = delivery.failed_attempts.saturating_add(1);
+                    blamed = false;
+                }
                 let failure = if blamed { failure.clone() } else { bystander.clone() };
                 self.conclude(Place { isolate, batch, event }, delivery, Err(failure), now);
             }
@@ -313,7 +358,7 @@ impl FunctionEngine {
             trigger: &state.setup.name,
             envelope: &state.setup.envelope,
         };
-        self.runner.send(isolate, invoke::frame(call, &batch.deliveries));
+        self.ways.runner.invoke(isolate, id, invoke::frame(call, &batch.deliveries));
         if let Some(held) = self.isolates.all.get_mut(&isolate) {
             held.batches.insert(id, InHand::new(trigger, ordered, batch));
         }
@@ -336,14 +381,14 @@ impl FunctionEngine {
         };
         let wanted = scale::isolates_wanted(&load, &self.setup.bounds);
         if wanted > load.isolates && now >= self.open_after {
-            let isolate = self.runner.open(self.setup.id, &self.events);
+            let isolate = self.ways.runner.open(self.setup.id, &self.ways.events);
             self.isolates.opening(isolate, now);
         } else if wanted < load.isolates
             && let Some((isolate, _)) = self.isolates.idle()
         {
             let mut frame = Vec::new();
             ToRunner::Close { isolate }.encode(&mut frame);
-            self.runner.send(isolate, frame);
+            self.ways.runner.send(isolate, frame);
             if let Some(held) = self.isolates.all.get_mut(&isolate) {
                 held.phase = Phase::Closing;
             }

@@ -1,6 +1,6 @@
 //! The isolates of one function, and what each has in hand.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::service::Fault;
@@ -16,17 +16,28 @@ pub struct InHand {
     /// By index in the batch; `None` once its outcome is known.
     deliveries: Vec<Option<Delivery>>,
     open: usize,
+    /// One of its events has failed: of an ordered batch nothing more is started.
+    pub has_failed: bool,
     /// Deliveries that go back to the lane when the batch has ended: index, delivery, when to try again.
     pub returned: Vec<(usize, Delivery, Instant)>,
-    /// A delivery with which the lane must stop.
-    pub stopped: Option<Delivery>,
+    /// Deliveries with which the lane must stop; without order there may be several.
+    pub stopped: Vec<Delivery>,
 }
 
 impl InHand {
     pub fn new(trigger: usize, ordered: bool, batch: Batch) -> Self {
         let open = batch.deliveries.len();
         let deliveries = batch.deliveries.into_iter().map(Some).collect();
-        Self { trigger, lane: batch.lane, ordered, deliveries, open, returned: Vec::new(), stopped: None }
+        Self {
+            trigger,
+            lane: batch.lane,
+            ordered,
+            deliveries,
+            open,
+            has_failed: false,
+            returned: Vec::new(),
+            stopped: Vec::new(),
+        }
     }
 
     /// Takes the delivery of an event whose outcome is known; `None` when that is already so.
@@ -50,9 +61,15 @@ impl InHand {
         self.deliveries.iter().enumerate().filter_map(|(index, delivery)| Some((index, delivery.as_ref()?)))
     }
 
-    /// Events that may have been running: the first open one of an ordered batch, else as many as may run at once.
+    /// Events that may have been running: the first open one of an ordered batch, unless it ended with a failure, else
+    /// as many as may run at once.
     fn suspects(&self, concurrency: usize) -> impl Iterator<Item = usize> {
-        self.open().map(|(index, _)| index).take(if self.ordered { 1 } else { concurrency })
+        let count = match self.ordered {
+            true if self.has_failed => 0,
+            true => 1,
+            false => concurrency,
+        };
+        self.open().map(|(index, _)| index).take(count)
     }
 
     /// How much of an isolate's concurrency the batch takes up.
@@ -85,9 +102,10 @@ impl Isolate {
         match fault {
             Fault::Elsewhere => Vec::new(),
             Fault::Event { batch, event } => vec![(*batch, *event as usize)],
-            Fault::Unknown => self
+            Fault::Unknown { reached } => self
                 .batches
                 .iter()
+                .filter(|(id, _)| Some(**id) <= *reached)
                 .flat_map(|(id, batch)| batch.suspects(concurrency).map(|event| (*id, event)))
                 .take(concurrency)
                 .collect(),
@@ -98,7 +116,8 @@ impl Isolate {
 /// The isolates of one function.
 #[derive(Debug)]
 pub struct Isolates {
-    pub all: HashMap<u32, Isolate>,
+    /// Sorted, so that the same events always have the same effects.
+    pub all: BTreeMap<u32, Isolate>,
     concurrency: usize,
     /// CPU time reported since the last look, and when that was.
     cpu: (Duration, Instant),
@@ -110,7 +129,7 @@ const CPU_SPAN: Duration = Duration::from_millis(250);
 
 impl Isolates {
     pub fn new(concurrency: u32, now: Instant) -> Self {
-        Self { all: HashMap::new(), concurrency: concurrency as usize, cpu: (Duration::ZERO, now), cpu_share: 0.0 }
+        Self { all: BTreeMap::new(), concurrency: concurrency as usize, cpu: (Duration::ZERO, now), cpu_share: 0.0 }
     }
 
     pub fn concurrency(&self) -> usize {
@@ -167,5 +186,52 @@ impl Isolates {
             self.cpu = (Duration::ZERO, now);
         }
         self.cpu_share
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::{Assignment, Reports, Ticket};
+    use crate::event::{Message, MessageRef};
+
+    fn in_hand(ordered: bool, count: i64) -> InHand {
+        let assignment = Assignment::new(1, "t".into(), 0);
+        let (reports, _) = Reports::channel();
+        let delivery = |offset| {
+            let message = MessageRef {
+                topic: "t",
+                partition: 0,
+                offset,
+                timestamp: None,
+                key: None,
+                value: None,
+                headers: Vec::new(),
+            };
+            let ticket = Ticket::new(assignment.clone(), offset, reports.clone());
+            Delivery { message: Message::copy_of(&message, "t".into()), failed_attempts: 0, ticket }
+        };
+        InHand::new(0, ordered, Batch { lane: LaneId::Unordered, deliveries: (0..count).map(delivery).collect() })
+    }
+
+    fn isolate(batches: impl IntoIterator<Item = (u64, InHand)>) -> Isolate {
+        Isolate { phase: Phase::Ready, batches: batches.into_iter().collect(), idle_since: Instant::now() }
+    }
+
+    #[test]
+    fn who_never_reached_the_runner_is_not_to_blame() {
+        let isolate = isolate([(3, in_hand(true, 2)), (4, in_hand(false, 3))]);
+        let cases = [(None, vec![]), (Some(3), vec![(3, 0)]), (Some(4), vec![(3, 0), (4, 0), (4, 1)])];
+        for (reached, expected) in cases {
+            assert_eq!(isolate.culprits(&Fault::Unknown { reached }, 3), expected, "{reached:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_not_started_after_a_failure_is_not_to_blame() {
+        let mut batch = in_hand(true, 3);
+        assert!(batch.take(0).is_some());
+        batch.has_failed = true;
+        assert_eq!(isolate([(0, batch)]).culprits(&Fault::Unknown { reached: Some(0) }, 3), vec![]);
     }
 }

@@ -11,6 +11,8 @@ mod invoke;
 mod isolates;
 mod outcome;
 mod service;
+#[cfg(test)]
+mod simulation;
 
 pub use function::{FunctionSetup, TriggerSetup, start};
 pub use service::{IsolateEvent, ServiceRunner};

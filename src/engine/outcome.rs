@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lagless_protocol::frames::{Failure, FailureClass};
+use rand::Rng;
 
 use super::dead_letter::{self, Obituary};
 use super::function::FunctionEngine;
@@ -17,7 +18,7 @@ use crate::sink::{Receipt, Record};
 #[derive(Debug)]
 pub struct Awaiting {
     trigger: usize,
-    delivery: Delivery,
+    pub(super) delivery: Delivery,
     what: Sent,
 }
 
@@ -43,6 +44,7 @@ impl FunctionEngine {
             let Some(held) = self.isolates.all.get_mut(&isolate) else { return };
             let Some(in_hand) = held.batches.get_mut(&outcome.batch) else { continue };
             let Some(delivery) = in_hand.take(outcome.event as usize) else { continue };
+            in_hand.has_failed |= outcome.result.is_err();
             let over = in_hand.is_over();
             self.measure(&outcome);
             let place = Place { isolate, batch: outcome.batch, event: outcome.event as usize };
@@ -54,13 +56,14 @@ impl FunctionEngine {
     }
 
     fn measure(&mut self, outcome: &OwnedOutcome) {
-        let started = !matches!(&outcome.result, Err(failure) if failure.class == FailureClass::Skipped);
-        if started {
-            let metrics = &self.setup.metrics;
+        let metrics = &self.setup.metrics;
+        // The isolate's time is shared out over all that it reports together, also over what was never started.
+        metrics.cpu.inc_by(outcome.cpu.as_secs_f64());
+        self.isolates.used_cpu(outcome.cpu);
+        let is_own = outcome.result.as_ref().err().is_none_or(|failure| failure.class.is_blamed());
+        if is_own {
             metrics.invocations.inc();
             metrics.duration.observe(outcome.wall.as_secs_f64());
-            metrics.cpu.inc_by(outcome.cpu.as_secs_f64());
-            self.isolates.used_cpu(outcome.cpu);
         }
     }
 
@@ -95,7 +98,7 @@ impl FunctionEngine {
                     value: Some(json),
                     headers: vec![("content-type".to_owned(), Some(b"application/json".to_vec()))],
                 };
-                sink.send(record, self.next_ticket, &self.receipts);
+                sink.send(record, self.next_ticket, &self.ways.receipts);
                 self.await_receipt(Awaiting { trigger, delivery, what: Sent::Result });
             }
             _ => {
@@ -107,6 +110,7 @@ impl FunctionEngine {
 
     fn failed(&mut self, place: Place, mut delivery: Delivery, failure: Failure, now: Instant) {
         let Some(trigger) = self.in_hand(place.isolate, place.batch).map(|in_hand| in_hand.trigger) else { return };
+        let jitter = self.rng.random();
         let setup = &self.triggers[trigger].setup;
         let attempt = if failure.class.is_blamed() {
             delivery.failed_attempts = delivery.failed_attempts.saturating_add(1);
@@ -115,7 +119,7 @@ impl FunctionEngine {
         } else {
             Attempt::Interrupted
         };
-        let fate = fate_of(attempt, delivery.failed_attempts, &setup.retry, rand::random());
+        let fate = fate_of(attempt, delivery.failed_attempts, &setup.retry, jitter);
         match fate {
             // Only a success is done.
             Fate::Done => {}
@@ -133,7 +137,7 @@ impl FunctionEngine {
                 if let Some(stopped) = self.exhausted(trigger, delivery, &failure)
                     && let Some(in_hand) = self.in_hand(place.isolate, place.batch)
                 {
-                    in_hand.stopped = Some(stopped);
+                    in_hand.stopped.push(stopped);
                 }
             }
         }
@@ -191,7 +195,7 @@ impl FunctionEngine {
                     time: jiff::Timestamp::now().to_string(),
                 };
                 let record = dead_letter::record(&delivery.message, &obituary, sink.record_max());
-                sink.send(record, self.next_ticket, &self.receipts);
+                sink.send(record, self.next_ticket, &self.ways.receipts);
                 self.await_receipt(Awaiting { trigger, delivery, what: Sent::DeadLetter });
                 None
             }
@@ -264,7 +268,7 @@ impl FunctionEngine {
         for (_, delivery, at) in in_hand.returned {
             lanes.give_back(delivery, at);
         }
-        if let Some(delivery) = in_hand.stopped {
+        for delivery in in_hand.stopped {
             self.stop_lane(in_hand.trigger, delivery);
         }
         self.triggers[in_hand.trigger].lanes.finish(in_hand.lane);
@@ -278,3 +282,6 @@ impl FunctionEngine {
         self.isolates.all.get_mut(&isolate)?.batches.get_mut(&batch)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,19 +1,21 @@
 //! The runner of one service: started, watched, killed, started again.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use lagless_protocol::frames::{Deploy, Failure, FailureClass, FromRunner, Level, ToRunner, VERSION};
 use lagless_protocol::process::{self, FrameReader, FrameWriter, ReadError, RunnerCommand, RunnerProcess};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::telemetry::RunnerMetrics;
 
 /// How long a runner may say nothing at all before it is taken for dead; it reports its usage twice a second.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// Log lines that may wait for the engines; beyond that nothing more is read from the runner, which then waits too.
+const LOG_LINES_MAX: usize = 1024;
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A runner that lived this long was a good one: the next backoff starts from the beginning.
@@ -51,6 +53,8 @@ pub struct LogLine {
     pub event: Option<u32>,
     pub level: Level,
     pub text: String,
+    /// Its place among the lines that wait, given free when it has been dealt with.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 /// Who is to blame for the end of a runner, as seen from one isolate.
@@ -60,8 +64,8 @@ pub enum Fault {
     Elsewhere,
     /// This event of this isolate.
     Event { batch: u64, event: u32 },
-    /// Not known: whatever was running.
-    Unknown,
+    /// Not known: whatever was running, of the batches up to this one. Later ones never reached the runner.
+    Unknown { reached: Option<u64> },
 }
 
 /// What became of one event, on its own.
@@ -78,8 +82,9 @@ pub struct OwnedOutcome {
 pub type IsolateEvents = mpsc::UnboundedSender<(u32, IsolateEvent)>;
 
 #[derive(Debug)]
-enum Command {
+pub(super) enum Command {
     Open { isolate: u32, function: u32, events: IsolateEvents },
+    Invoke { isolate: u32, batch: u64, frames: Vec<u8> },
     Frames { isolate: u32, frames: Vec<u8> },
 }
 
@@ -98,9 +103,36 @@ impl ServiceRunner {
         for deploy in functions {
             ToRunner::Deploy(deploy).encode(&mut hello);
         }
-        let keeper = Keeper { service, command, hello, commands: received, isolates: HashMap::new(), metrics };
+        let keeper = Keeper {
+            service,
+            command,
+            hello,
+            commands: received,
+            isolates: BTreeMap::new(),
+            reached: BTreeMap::new(),
+            log_room: Arc::new(Semaphore::new(LOG_LINES_MAX)),
+            metrics,
+        };
         let task = tokio::spawn(keeper.keep_alive());
         (Self { commands, next_isolate: Arc::default() }, task)
+    }
+
+    /// A runner whose keeper is driven by hand.
+    #[cfg(test)]
+    pub(super) fn held(metrics: Arc<RunnerMetrics>) -> (Self, Keeper) {
+        #[expect(clippy::disallowed_methods, reason = "as in `start`")]
+        let (commands, received) = mpsc::unbounded_channel();
+        let keeper = Keeper {
+            service: "simulation".to_owned(),
+            command: RunnerCommand { program: Default::default(), args: Vec::new() },
+            hello: Vec::new(),
+            commands: received,
+            isolates: BTreeMap::new(),
+            reached: BTreeMap::new(),
+            log_room: Arc::new(Semaphore::new(LOG_LINES_MAX)),
+            metrics,
+        };
+        (Self { commands, next_isolate: Arc::default() }, keeper)
     }
 
     /// Asks for an isolate of the function. What becomes of it comes through `events`, by the number returned.
@@ -111,6 +143,11 @@ impl ServiceRunner {
         isolate
     }
 
+    /// Sends a batch to an isolate. Batches of one isolate have ascending numbers.
+    pub fn invoke(&self, isolate: u32, batch: u64, frames: Vec<u8>) {
+        let _ = self.commands.send(Command::Invoke { isolate, batch, frames });
+    }
+
     /// Sends frames that concern an isolate; nothing happens if it is gone.
     pub fn send(&self, isolate: u32, frames: Vec<u8>) {
         let _ = self.commands.send(Command::Frames { isolate, frames });
@@ -118,18 +155,21 @@ impl ServiceRunner {
 }
 
 /// Keeps the runner alive.
-struct Keeper {
+pub(super) struct Keeper {
     service: String,
     command: RunnerCommand,
     /// The frames that every new runner gets first.
     hello: Vec<u8>,
-    commands: mpsc::UnboundedReceiver<Command>,
-    isolates: HashMap<u32, IsolateEvents>,
+    pub(super) commands: mpsc::UnboundedReceiver<Command>,
+    pub(super) isolates: BTreeMap<u32, IsolateEvents>,
+    /// The last batch that was written to each isolate.
+    reached: BTreeMap<u32, u64>,
+    log_room: Arc<Semaphore>,
     metrics: Arc<RunnerMetrics>,
 }
 
 /// Why a runner is over.
-enum End {
+pub(super) enum End {
     /// No handle is left.
     Unwanted,
     Died(String),
@@ -181,13 +221,15 @@ impl Keeper {
         let mut silence = Instant::now() + SILENCE_MAX;
         let end = loop {
             tokio::select! {
+                // In this order: a worker that stood still itself first hears what the runner said meanwhile.
+                biased;
                 command = self.commands.recv() => match command {
                     Some(command) => self.forward(command, &outbox),
                     None => break End::Unwanted,
                 },
                 filled = reader.fill() => {
                     silence = Instant::now() + SILENCE_MAX;
-                    match self.take_frames(filled, &mut reader) {
+                    match self.take_frames(filled, &mut reader).await {
                         Ok(None) => {}
                         Ok(Some(stuck)) => break stuck,
                         // The socket closes a moment before the process can be waited for.
@@ -207,7 +249,7 @@ impl Keeper {
         end
     }
 
-    fn forward(&mut self, command: Command, outbox: &mpsc::UnboundedSender<Vec<u8>>) {
+    pub(super) fn forward(&mut self, command: Command, outbox: &mpsc::UnboundedSender<Vec<u8>>) {
         let frames = match command {
             Command::Open { isolate, function, events } => {
                 self.isolates.insert(isolate, events);
@@ -215,15 +257,19 @@ impl Keeper {
                 ToRunner::Open { isolate, function }.encode(&mut frames);
                 frames
             }
+            Command::Invoke { isolate, batch, frames } if self.isolates.contains_key(&isolate) => {
+                self.reached.insert(isolate, batch);
+                frames
+            }
             Command::Frames { isolate, frames } if self.isolates.contains_key(&isolate) => frames,
-            Command::Frames { .. } => return,
+            Command::Invoke { .. } | Command::Frames { .. } => return,
         };
         // When the writer has failed, so has the socket, and reading says it.
         let _ = outbox.send(frames);
     }
 
     /// Hands on what the runner said. An isolate's outcomes that arrived together are handed on together.
-    fn take_frames(
+    async fn take_frames(
         &mut self,
         filled: std::io::Result<bool>,
         reader: &mut FrameReader,
@@ -232,49 +278,69 @@ impl Keeper {
             return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
         }
         let mut outcomes = Outcomes::default();
-        while let Some(frame) = reader.next_frame()? {
-            match frame {
-                FromRunner::Outcome(outcome) => {
-                    let owned = OwnedOutcome {
-                        batch: outcome.batch,
-                        event: outcome.event,
-                        wall: Duration::from_micros(outcome.wall_us),
-                        cpu: Duration::from_micros(outcome.cpu_us),
-                        result: outcome.result.map(<[u8]>::to_vec),
-                    };
-                    outcomes.add(outcome.isolate, owned, &self.isolates);
+        let end = loop {
+            match reader.next_frame() {
+                Ok(Some(frame)) => {
+                    if let Some(end) = self.take_frame(frame, &mut outcomes) {
+                        break Ok(Some(end));
+                    }
                 }
-                FromRunner::Usage { resident_bytes, cpu_us, parsed_bytes, .. } => {
-                    self.metrics.resident_memory.set(resident_bytes as i64);
-                    self.metrics.cpu.set(Duration::from_micros(cpu_us).as_secs_f64());
-                    self.metrics.parsed.set(parsed_bytes as i64);
-                }
-                FromRunner::Ready { version, pid } => {
-                    tracing::debug!(service = self.service, version, pid, "runner ready");
-                }
-                FromRunner::Stuck { isolate, batch, event, error } => {
-                    outcomes.flush(&self.isolates);
-                    return Ok(Some(End::Stuck { isolate, batch, event, failure: error }));
-                }
-                FromRunner::Opened { isolate, from_spare, micros } => {
-                    outcomes.flush(&self.isolates);
-                    let opened = IsolateEvent::Opened { from_spare, took: Duration::from_micros(micros) };
-                    self.tell(isolate, opened);
-                }
-                FromRunner::Log { isolate, batch, event, level, text } => {
-                    outcomes.flush(&self.isolates);
-                    let line = LogLine { batch, event, level, text: text.to_owned() };
-                    self.tell(isolate, IsolateEvent::Log(line));
-                }
-                FromRunner::Closed { isolate, error } => {
-                    outcomes.flush(&self.isolates);
-                    self.tell(isolate, IsolateEvent::Closed(error));
-                    self.isolates.remove(&isolate);
-                }
+                Ok(None) => break Ok(None),
+                Err(error) => break Err(error.into()),
+            }
+            if self.log_room.available_permits() == 0 {
+                // Nobody closes it; what matters is that there is room again.
+                drop(self.log_room.acquire().await);
+            }
+        };
+        // What was said before the runner broke the protocol stands.
+        outcomes.flush(&self.isolates);
+        end
+    }
+
+    /// Hands on one frame; an outcome may wait in `outcomes` for its neighbours.
+    pub(super) fn take_frame(&mut self, frame: FromRunner<'_>, outcomes: &mut Outcomes) -> Option<End> {
+        if !matches!(frame, FromRunner::Outcome(_)) {
+            outcomes.flush(&self.isolates);
+        }
+        match frame {
+            FromRunner::Outcome(outcome) => {
+                let owned = OwnedOutcome {
+                    batch: outcome.batch,
+                    event: outcome.event,
+                    wall: Duration::from_micros(outcome.wall_us),
+                    cpu: Duration::from_micros(outcome.cpu_us),
+                    result: outcome.result.map(<[u8]>::to_vec),
+                };
+                outcomes.add(outcome.isolate, owned, &self.isolates);
+            }
+            FromRunner::Usage { resident_bytes, cpu_us, parsed_bytes, .. } => {
+                self.metrics.resident_memory.set(resident_bytes as i64);
+                self.metrics.cpu.set(Duration::from_micros(cpu_us).as_secs_f64());
+                self.metrics.parsed.set(parsed_bytes as i64);
+            }
+            FromRunner::Ready { version, pid } => {
+                tracing::debug!(service = self.service, version, pid, "runner ready");
+            }
+            FromRunner::Stuck { isolate, batch, event, error } => {
+                return Some(End::Stuck { isolate, batch, event, failure: error });
+            }
+            FromRunner::Opened { isolate, from_spare, micros } => {
+                let opened = IsolateEvent::Opened { from_spare, took: Duration::from_micros(micros) };
+                self.tell(isolate, opened);
+            }
+            FromRunner::Log { isolate, batch, event, level, text } => {
+                let _room = self.log_room.clone().try_acquire_owned().ok();
+                let line = LogLine { batch, event, level, text: text.to_owned(), _room };
+                self.tell(isolate, IsolateEvent::Log(line));
+            }
+            FromRunner::Closed { isolate, error } => {
+                self.tell(isolate, IsolateEvent::Closed(error));
+                self.isolates.remove(&isolate);
+                self.reached.remove(&isolate);
             }
         }
-        outcomes.flush(&self.isolates);
-        Ok(None)
+        None
     }
 
     fn tell(&self, isolate: u32, event: IsolateEvent) {
@@ -284,19 +350,21 @@ impl Keeper {
         }
     }
 
-    fn report_lost(&mut self, end: &End) {
-        for (isolate, events) in self.isolates.drain() {
+    pub(super) fn report_lost(&mut self, end: &End) {
+        let mut reached = std::mem::take(&mut self.reached);
+        for (isolate, events) in std::mem::take(&mut self.isolates) {
+            let unknown = Fault::Unknown { reached: reached.remove(&isolate) };
             let (failure, fault) = match end {
                 End::Unwanted => return,
                 End::Died(reason) => {
                     let message = format!("the runner of service {:?} died while it ran this: {reason}", self.service);
-                    (Failure::new(FailureClass::RunnerLost, "RunnerLost", message), Fault::Unknown)
+                    (Failure::new(FailureClass::RunnerLost, "RunnerLost", message), unknown)
                 }
                 End::Stuck { isolate: at_fault, batch, event, failure } => {
                     let fault = match event {
                         _ if *at_fault != isolate => Fault::Elsewhere,
                         Some(event) => Fault::Event { batch: *batch, event: *event },
-                        None => Fault::Unknown,
+                        None => unknown,
                     };
                     (failure.clone(), fault)
                 }
@@ -308,13 +376,13 @@ impl Keeper {
 
 /// Outcomes gathered per isolate, as long as they come in a row.
 #[derive(Default)]
-struct Outcomes {
+pub(super) struct Outcomes {
     isolate: u32,
     gathered: Vec<OwnedOutcome>,
 }
 
 impl Outcomes {
-    fn add(&mut self, isolate: u32, outcome: OwnedOutcome, isolates: &HashMap<u32, IsolateEvents>) {
+    fn add(&mut self, isolate: u32, outcome: OwnedOutcome, isolates: &BTreeMap<u32, IsolateEvents>) {
         if isolate != self.isolate {
             self.flush(isolates);
             self.isolate = isolate;
@@ -322,7 +390,7 @@ impl Outcomes {
         self.gathered.push(outcome);
     }
 
-    fn flush(&mut self, isolates: &HashMap<u32, IsolateEvents>) {
+    pub(super) fn flush(&mut self, isolates: &BTreeMap<u32, IsolateEvents>) {
         let outcomes = std::mem::take(&mut self.gathered);
         if let (false, Some(events)) = (outcomes.is_empty(), isolates.get(&self.isolate)) {
             let _ = events.send((self.isolate, IsolateEvent::Outcomes(outcomes)));

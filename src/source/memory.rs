@@ -186,8 +186,7 @@ impl Feed {
         let mut input_open = true;
         loop {
             self.take_reports();
-            let stage = *self.subscription.stage.borrow();
-            match stage {
+            match self.subscription.stage() {
                 Stage::Run => {}
                 Stage::Drain => self.enter(Phase::Draining),
                 Stage::End => {
@@ -228,13 +227,10 @@ impl Feed {
 
     fn settle(&mut self, reports: Vec<Report>) {
         for report in reports {
-            let waiting = self.tracker.waiting();
-            self.tracker.settle(report.offset, report.settled);
-            if self.tracker.waiting() < waiting {
-                match report.settled {
-                    Settled::Finished => self.count_settled(),
-                    Settled::Released => self.ended.abandoned += 1,
-                }
+            match self.tracker.settle(report.offset, report.settled) {
+                Some(Settled::Finished) => self.count_settled(),
+                Some(Settled::Released) => self.ended.abandoned += 1,
+                None => {}
             }
         }
         self.show();
@@ -329,5 +325,84 @@ impl Feed {
             self.subscription.metrics.not_matched.inc();
             self.count_settled();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::{mpsc, watch};
+
+    use super::*;
+    use crate::config::{InFlight, OutOfRange, Start};
+    use crate::delivery::Settlement;
+    use crate::source::{Intake, Route};
+    use crate::telemetry::Metrics;
+    use crate::trigger::{TriggerEntry, Triggers};
+
+    /// Feeds one line to two triggers; `then` sees to the deliveries and the stage while the source runs.
+    fn feed_one(then: impl FnOnce(Vec<Delivery>, watch::Sender<Stage>)) -> Ended {
+        let (inbox, mut intake) = mpsc::channel(8);
+        let (stage, stage_seen) = watch::channel(Stage::Run);
+        let entry = || TriggerEntry { topics: vec![], rule: None };
+        let (reports, settled) = Reports::channel();
+        let subscription = Subscription {
+            source: "lines".to_owned(),
+            group: "g".to_owned(),
+            topics: vec![],
+            start: Start::Earliest,
+            in_flight: InFlight { messages: 10, bytes: 1000 },
+            commit_interval: Duration::from_secs(1),
+            revoke_timeout: Duration::from_secs(1),
+            on_out_of_range: OutOfRange::Stop,
+            triggers: Triggers::new("lines", vec![entry(), entry()]),
+            routes: vec![Route::new(inbox.clone(), 0), Route::new(inbox, 1)],
+            metrics: Metrics::default().subscription("lines", "g"),
+            stage: stage_seen,
+        };
+        let feed = Feed {
+            assignment: Assignment::new(0, "memory".into(), 0),
+            subscription,
+            format: LineFormat::Value,
+            topics: vec![],
+            tracker: OffsetTracker::default(),
+            reports,
+            settled,
+            ended: Ended::default(),
+            next: 0,
+        };
+        let (lines_in, lines) = sync_channel(1);
+        lines_in.send(Ok(b"1".to_vec())).unwrap();
+        let running = std::thread::spawn(move || feed.run(&lines));
+        let mut deliveries = Vec::new();
+        while deliveries.len() < 2 {
+            if let Some(Intake::Deliveries { deliveries: more, .. }) = intake.blocking_recv() {
+                deliveries.extend(more);
+            }
+        }
+        drop(lines_in);
+        then(deliveries, stage);
+        running.join().unwrap()
+    }
+
+    #[test]
+    fn a_message_is_not_settled_when_one_of_its_deliveries_was_let_go_before() {
+        let mut kept = None;
+        let ended = feed_one(|mut deliveries, stage| {
+            kept = Some(stage);
+            let last = deliveries.pop().unwrap();
+            drop(deliveries);
+            last.ticket.settle(Settled::Finished, &mut Settlement::default());
+        });
+        assert_eq!(ended, Ended { settled: 0, released: 0, abandoned: 1 });
+    }
+
+    #[test]
+    fn it_ends_when_nobody_is_left_to_end_it() {
+        let mut in_hand = Vec::new();
+        let ended = feed_one(|deliveries, stage| {
+            in_hand = deliveries;
+            drop(stage);
+        });
+        assert_eq!(ended, Ended { settled: 0, released: 0, abandoned: 1 });
     }
 }

@@ -41,6 +41,13 @@ pub struct Subscription {
     pub stage: watch::Receiver<Stage>,
 }
 
+impl Subscription {
+    /// The stage that it is in; where nobody is left to say so, it has to end.
+    pub fn stage(&self) -> Stage {
+        if self.stage.has_changed().is_err() { Stage::End } else { *self.stage.borrow() }
+    }
+}
+
 /// The stages of a subscription's life, set from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {

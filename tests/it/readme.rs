@@ -22,7 +22,8 @@ fn the_configuration_and_the_function_of_the_readme_work_together() {
     let project = Project::new(block(&readme, "toml")).with("functions/total.ts", block(&readme, "ts"));
     project.lagless(&["check"]).expect_code(0);
 
-    let order = r#"{"id":"o1","type":"order.placed","amount":5,"items":[{"price":2,"quantity":2},{"price":1,"quantity":1}]}"#;
+    let order =
+        r#"{"id":"o1","type":"order.placed","amount":5,"items":[{"price":2,"quantity":2},{"price":1,"quantity":1}]}"#;
     let viewed = r#"{"id":"o2","type":"order.viewed","amount":5,"items":[]}"#;
     let ended = project.run_stdin(&[], &format!("{order}\n{viewed}\n"));
     ended.expect_code(0);

@@ -45,7 +45,7 @@ pub struct Open {
 pub fn thread(process: &Arc<Process>, mut inbox: UnboundedReceiver<Command>, ready: &AtomicBool) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        // Without file descriptors the runner is of no use; its end is reported, and its worker starts another.
+        // Without file descriptors the runner is of no use; its worker starts another.
         Err(error) => panic!("no runtime for an isolate: {error}"),
     };
     let local = tokio::task::LocalSet::new();
@@ -81,7 +81,7 @@ async fn live(
                 desk.condemn(fired);
             }
             desk.flush();
-            let broken = || Failure::new(FailureClass::Interrupted, "Panic", "the isolate's thread panicked");
+            let broken = || Failure::new(FailureClass::RunnerLost, "Panic", "the isolate's thread panicked");
             Some(fired.map_or_else(broken, |fired| fired.failure))
         }
     };

@@ -146,7 +146,8 @@ pub enum FromRunner<'a> {
         text: &'a str,
     },
     /// The isolate is gone; with an error when that was not asked for. Events without an outcome are to
-    /// be retried without blame.
+    /// be retried without blame, unless the error is `RunnerLost`: then the runner's own code has failed
+    /// while it ran one of them.
     Closed {
         isolate: u32,
         error: Option<Failure>,

@@ -18,7 +18,7 @@ const SESSION_TIMEOUT: &str = "session.timeout.ms";
 const SESSION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(45);
 
 /// librdkafka settings that would break a promise, each with the way to go instead.
-const RESERVED: [(&str, &str); 19] = [
+const RESERVED: [(&str, &str); 21] = [
     ("bootstrap.servers", "the servers come from the source's key \"brokers\""),
     ("metadata.broker.list", "the servers come from the source's key \"brokers\""),
     ("group.id", "the group comes from the trigger's key \"group\""),
@@ -36,6 +36,8 @@ const RESERVED: [(&str, &str); 19] = [
     ("transactional.id", "results are not written in transactions"),
     ("acks", "a result counts as written when all in-sync replicas have it"),
     ("request.required.acks", "a result counts as written when all in-sync replicas have it"),
+    ("message.timeout.ms", "a result is sent again until it is written"),
+    ("delivery.timeout.ms", "a result is sent again until it is written"),
     ("delivery.report.only.error", "Lagless waits for the report of every result"),
     ("consume.callback.max.messages", "Lagless polls messages one by one"),
 ];

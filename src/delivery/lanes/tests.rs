@@ -21,13 +21,17 @@ impl Bench {
     }
 
     fn delivery(&self, partition: usize, offset: i64) -> Delivery {
+        self.delivery_of(partition, offset, None)
+    }
+
+    fn delivery_of(&self, partition: usize, offset: i64, value: Option<&[u8]>) -> Delivery {
         let message = MessageRef {
             topic: "t",
             partition: partition as i32,
             offset,
             timestamp: None,
             key: None,
-            value: None,
+            value,
             headers: vec![],
         };
         Delivery {
@@ -157,6 +161,37 @@ fn what_waits_for_an_ended_assignment_is_released() {
 }
 
 #[test]
+fn a_failed_event_goes_alone_also_behind_others() {
+    let bench = Bench::new(1);
+    let mut lanes = Lanes::by_partition(10);
+    let mut deliveries: Vec<_> = (0..5).map(|offset| bench.delivery(0, offset)).collect();
+    deliveries[2].failed_attempts = 1;
+    lanes.push(deliveries);
+    for expected in [vec![0, 1], vec![2], vec![3, 4]] {
+        let batch = lanes.take(bench.start).expect("ready");
+        assert_eq!(offsets(&batch), expected);
+        let lane = batch.lane;
+        settle_all(batch);
+        lanes.finish(lane);
+    }
+}
+
+#[test]
+fn nothing_overtakes_a_failed_event_of_an_ended_assignment() {
+    let bench = Bench::new(1);
+    let mut lanes = Lanes::by_partition(1);
+    lanes.push((0..2).map(|offset| bench.delivery(0, offset)));
+    let mut failed = lanes.take(bench.start).expect("ready");
+    // The lanes have not been told of it yet.
+    bench.assignments[0].advance(Phase::Draining);
+    lanes.give_back(failed.deliveries.remove(0), bench.start);
+    lanes.finish(failed.lane);
+    assert!(lanes.take(bench.start).is_none());
+    assert_eq!(bench.released(), vec![(0, 0), (0, 1)]);
+    assert_eq!(lanes.waiting(), 0);
+}
+
+#[test]
 fn without_order_a_retry_waits_alone() {
     let bench = Bench::new(1);
     let mut lanes = Lanes::without_order(2);
@@ -171,4 +206,72 @@ fn without_order_a_retry_waits_alone() {
     let retry = lanes.take(bench.after(50)).expect("due");
     assert_eq!(offsets(&retry), vec![0]);
     settle_all(retry);
+}
+
+#[test]
+fn a_lane_stops_whatever_it_was_doing_when_a_sink_refuses() {
+    let bench = Bench::new(1);
+    let later = || [bench.delivery(0, 1), bench.delivery(0, 2)];
+    // Nothing waits any more, so that there is no lane.
+    let mut gone = Lanes::by_partition(1);
+    // The next is ready.
+    let mut ready = Lanes::by_partition(1);
+    ready.push(later());
+    // The next is in backoff.
+    let mut waiting = Lanes::by_partition(1);
+    waiting.push(later());
+    let mut batch = waiting.take(bench.start).expect("ready");
+    waiting.give_back(batch.deliveries.remove(0), bench.after(10));
+    waiting.finish(batch.lane);
+    // The next is out.
+    let mut out = Lanes::by_partition(1);
+    out.push(later());
+    let mut batch = out.take(bench.start).expect("ready");
+
+    for lanes in [&mut gone, &mut ready, &mut waiting, &mut out] {
+        lanes.stop(bench.delivery(0, 0));
+        lanes.push([bench.delivery(0, 3)]);
+    }
+    out.give_back(batch.deliveries.remove(0), bench.start);
+    out.finish(batch.lane);
+    for (mut lanes, kept) in [(gone, 2), (ready, 4), (waiting, 4), (out, 4)] {
+        assert_eq!((lanes.stopped(), lanes.waiting(), lanes.ready(bench.after(20))), (1, kept, 0));
+        assert!(lanes.take(bench.after(20)).is_none());
+        assert_eq!(bench.released(), vec![]);
+        drop(lanes);
+        bench.released();
+    }
+}
+
+#[test]
+fn nothing_stops_for_an_ended_assignment() {
+    for mut lanes in [Lanes::by_partition(1), Lanes::without_order(1)] {
+        let bench = Bench::new(1);
+        lanes.push([bench.delivery(0, 0), bench.delivery(0, 1)]);
+        let mut batch = lanes.take(bench.start).expect("ready");
+        bench.assignments[0].advance(Phase::Draining);
+        lanes.release_ended();
+        lanes.stop(batch.deliveries.remove(0));
+        lanes.finish(batch.lane);
+        assert_eq!(bench.released(), vec![(0, 0), (0, 1)]);
+        assert_eq!((lanes.stopped(), lanes.waiting()), (0, 0));
+    }
+}
+
+#[test]
+fn a_batch_is_bounded_in_bytes_too() {
+    let bench = Bench::new(1);
+    for mut lanes in [Lanes::by_partition(10), Lanes::without_order(10)] {
+        let value = vec![0; BATCH_BYTES / 2 - 1000];
+        lanes.push([0, 1, 2].map(|offset| bench.delivery_of(0, offset, Some(&value))));
+        let huge = vec![0; BATCH_BYTES + 1];
+        lanes.push([bench.delivery_of(0, 3, Some(&huge)), bench.delivery(0, 4)]);
+        for expected in [vec![0, 1], vec![2], vec![3], vec![4]] {
+            let batch = lanes.take(bench.start).expect("ready");
+            assert_eq!(offsets(&batch), expected);
+            let lane = batch.lane;
+            settle_all(batch);
+            lanes.finish(lane);
+        }
+    }
 }

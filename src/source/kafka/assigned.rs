@@ -155,16 +155,13 @@ impl Assigned {
                 continue;
             };
             let partition = &mut self.partitions[index];
-            let waiting = partition.tracker.waiting();
-            partition.tracker.settle(report.offset, report.settled);
-            if partition.tracker.waiting() < waiting {
-                match report.settled {
-                    Settled::Finished => {
-                        self.settled += 1;
-                        self.subscription.metrics.settled.inc();
-                    }
-                    Settled::Released => partition.released += 1,
+            match partition.tracker.settle(report.offset, report.settled) {
+                Some(Settled::Finished) => {
+                    self.settled += 1;
+                    self.subscription.metrics.settled.inc();
                 }
+                Some(Settled::Released) => partition.released += 1,
+                None => {}
             }
         }
     }
@@ -216,8 +213,7 @@ impl Assigned {
     }
 
     pub(super) fn stage(&self) -> Stage {
-        // Where nobody is left to say so, the subscription has to end.
-        if self.subscription.stage.has_changed().is_err() { Stage::End } else { *self.subscription.stage.borrow() }
+        self.subscription.stage()
     }
 
     /// Decides which partitions to pause and which to resume.

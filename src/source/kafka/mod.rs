@@ -11,7 +11,7 @@
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -122,6 +122,7 @@ impl Life {
         let mut next = Some(first);
         let mut delay = REBUILD_DELAY;
         loop {
+            let began = Instant::now();
             let failed = match next.take().map_or_else(|| self.client(), Ok) {
                 Ok(client) => match self.read(client) {
                     Exit::Ended(ended) => return ended,
@@ -133,6 +134,10 @@ impl Life {
                     None
                 }
             };
+            if began.elapsed() >= REBUILD_DELAY_MAX {
+                // It was good for a while: this is another trouble than the last one.
+                delay = REBUILD_DELAY;
+            }
             if failed == Some(RDKafkaErrorCode::FencedInstanceId) {
                 // Whoever has taken the name keeps it, unless it goes away again.
                 delay = REBUILD_DELAY_MAX;

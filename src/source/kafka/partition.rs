@@ -140,7 +140,8 @@ impl Partition {
     /// Notes when a message was published.
     pub(super) fn mark(&mut self, offset: i64, timestamp: Option<i64>) {
         let Some(timestamp) = timestamp else { return };
-        let is_news = self.marks.back().is_none_or(|(_, last)| timestamp >= last + 1000);
+        // Producers stamp as they like: one clock that is ahead must not keep all later messages from being noted.
+        let is_news = self.marks.back().is_none_or(|(_, last)| timestamp.abs_diff(*last) >= 1000);
         if is_news && self.marks.len() < MARKS_MAX {
             self.marks.push_back((offset, timestamp));
         }
@@ -163,7 +164,7 @@ impl Partition {
         }
         match self.marks.front() {
             Some((_, timestamp)) if self.lag() > 0 => {
-                Duration::from_millis(u64::try_from(now_ms - timestamp).unwrap_or_default())
+                Duration::from_millis(u64::try_from(now_ms.saturating_sub(*timestamp)).unwrap_or_default())
             }
             _ => Duration::ZERO,
         }
@@ -228,6 +229,22 @@ mod tests {
         assert_eq!(partition.uncommitted(), None);
         partition.tracker.read(7, 0, 0);
         assert_eq!(partition.uncommitted(), Some(8));
+    }
+
+    #[test]
+    fn no_timestamp_spoils_the_lag_of_what_comes_after() {
+        let mut partition = partition();
+        partition.high = Some(10);
+        for (offset, timestamp) in [(0, i64::MAX), (1, i64::MIN), (2, i64::MAX - 1), (3, 1_000)] {
+            partition.tracker.read(offset, 1, 1);
+            partition.mark(offset, Some(timestamp));
+            partition.lag_age(5_000);
+        }
+        for offset in 0..3 {
+            partition.tracker.settle(offset, Settled::Finished);
+            partition.lag_age(5_000);
+        }
+        assert_eq!(partition.lag_age(5_000), Duration::from_secs(4));
     }
 
     #[test]

@@ -94,6 +94,15 @@ impl Desk {
         }
     }
 
+    /// Reports every event of a batch that V8 has no room for.
+    pub fn refuse(&self, batch: &Batch) {
+        let failure = Failure::new(FailureClass::Memory, "OutOfMemory", "V8 has no room for the batch");
+        for event in 0..batch.len() {
+            let id = EventId { batch: batch.id, event };
+            self.outbox.borrow_mut().outcome(id, Duration::ZERO, Err(failure.clone()));
+        }
+    }
+
     /// Takes the next event that may start into hand.
     pub fn start(&self, now: Instant) -> Option<(Slot, Rc<OpenBatch>, EventId, Instant)> {
         if !self.has_room() {

@@ -129,7 +129,7 @@ impl Work {
         self.leave()?;
         match objects {
             Some(objects) => self.desk.accept(batch, objects),
-            None => self.desk.log(None, Level::Error, "V8 has no room for a batch"),
+            None => self.desk.refuse(&batch),
         }
         Flow::Continue(())
     }

@@ -1,0 +1,167 @@
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::sync::mpsc::unbounded_channel;
+
+use super::*;
+use crate::config::{LogLevel, Order};
+use crate::delivery::retry::RetryPolicy;
+use crate::delivery::{Assignment, Report, Reports};
+use crate::engine::function::{Arrivals, FunctionSetup, TriggerSetup, Ways};
+use crate::engine::service::{Fault, IsolateEvent, Keeper, ServiceRunner};
+use crate::event::{Envelope, Message, MessageRef, Shape};
+use crate::scale::Bounds;
+use crate::source::Intake;
+use crate::telemetry::Metrics;
+
+/// An engine with one trigger and one isolate, driven by hand.
+struct Bench {
+    engine: FunctionEngine,
+    reported: Receiver<Vec<Report>>,
+    now: Instant,
+    _keeper: Keeper,
+}
+
+const ISOLATE: u32 = 0;
+const BATCH: u64 = 1;
+
+impl Bench {
+    /// `count` deliveries are in hand, as one batch.
+    fn new(order: Order, attempts: u32, count: i64) -> Self {
+        let metrics = Metrics::default();
+        let setup = FunctionSetup {
+            name: "it.f".to_owned(),
+            id: 0,
+            concurrency: 16,
+            bounds: Bounds { min: 0, max: 1, idle: Duration::from_secs(60) },
+            log_level: LogLevel::Info,
+            metrics: metrics.function("it", "f"),
+        };
+        let trigger = TriggerSetup {
+            name: "it.t".to_owned(),
+            order,
+            batch_size: 100,
+            retry: RetryPolicy { attempts, backoff: Duration::from_millis(10), max_backoff: Duration::from_secs(1) },
+            envelope: Envelope { shape: Shape::Lagless, source: "s".to_owned(), trigger: "it.t".to_owned() },
+            on_success: None,
+            on_failure: None,
+            on_exhausted: OnExhausted::Stop,
+            metrics: metrics.trigger("it", "t"),
+        };
+        let (runner, keeper) = ServiceRunner::held(metrics.runner("it"));
+        #[expect(clippy::disallowed_methods, reason = "as in `start`; nothing comes back by these here")]
+        let (events, receipts) = (unbounded_channel().0, unbounded_channel().0);
+        let (ways, now) = (Ways { runner, events, receipts }, Instant::now());
+        let engine = FunctionEngine::new(setup, vec![trigger], ways, SmallRng::seed_from_u64(1), now);
+        let (reports, reported) = Reports::channel();
+        let mut bench = Self { engine, reported, now, _keeper: keeper };
+        let assignment = Assignment::new(1, "orders".into(), 0);
+        let deliveries = (0..count).map(|offset| delivery(&assignment, offset, &reports)).collect();
+        bench.turn(Arrivals { intakes: vec![Intake::Deliveries { trigger: 0, deliveries }], ..Arrivals::default() });
+        bench.hear(IsolateEvent::Opened { from_spare: true, took: Duration::ZERO });
+        assert_eq!(bench.waiting(), 0, "all are in hand");
+        bench
+    }
+
+    fn turn(&mut self, mut arrivals: Arrivals) {
+        self.engine.turn(&mut arrivals, self.now);
+    }
+
+    fn hear(&mut self, event: IsolateEvent) {
+        self.turn(Arrivals { heard: vec![(ISOLATE, event)], ..Arrivals::default() });
+    }
+
+    fn outcomes(&mut self, results: impl IntoIterator<Item = Result<Vec<u8>, Failure>>) {
+        let cpu = Duration::from_millis(10);
+        let outcomes = (0..).zip(results).map(|(event, result)| OwnedOutcome {
+            batch: BATCH,
+            event,
+            wall: Duration::from_millis(20),
+            cpu,
+            result,
+        });
+        self.hear(IsolateEvent::Outcomes(outcomes.collect()));
+    }
+
+    fn waiting(&self) -> usize {
+        self.engine.triggers[0].lanes.waiting()
+    }
+
+    fn reports(&self) -> Vec<(i64, Settled)> {
+        self.reported.try_iter().flatten().map(|report| (report.offset, report.settled)).collect()
+    }
+}
+
+fn delivery(assignment: &Arc<Assignment>, offset: i64, reports: &Reports) -> Delivery {
+    let message = MessageRef {
+        topic: "orders",
+        partition: 0,
+        offset,
+        timestamp: None,
+        key: None,
+        value: Some(b"{}"),
+        headers: vec![],
+    };
+    Delivery {
+        message: Message::copy_of(&message, "orders".into()),
+        failed_attempts: 0,
+        ticket: Ticket::new(assignment.clone(), offset, reports.clone()),
+    }
+}
+
+fn failure(class: FailureClass) -> Failure {
+    Failure::new(class, "Error", "boom")
+}
+
+#[test]
+fn without_order_several_of_a_batch_may_stop() {
+    let mut bench = Bench::new(Order::None, 1, 3);
+    let thrown = || Err(failure(FailureClass::Exception));
+    bench.outcomes([thrown(), Ok(vec![]), thrown()]);
+    assert_eq!(bench.reports(), vec![(1, Settled::Finished)], "what is stopped is kept, not let go");
+    assert_eq!(bench.engine.triggers[0].lanes.stopped(), 2);
+}
+
+#[test]
+fn a_result_that_is_refused_late_stops_a_lane_in_which_nothing_waits() {
+    let mut bench = Bench::new(Order::Partition, 1, 2);
+    let held = bench.engine.isolates.all.get_mut(&ISOLATE).unwrap();
+    let late = held.batches.get_mut(&BATCH).unwrap().take(0).unwrap();
+    bench.outcomes([Ok(vec![]), Ok(vec![])]);
+    assert_eq!(bench.reports(), vec![(1, Settled::Finished)]);
+    bench.engine.await_receipt(Awaiting { trigger: 0, delivery: late, what: Sent::DeadLetter });
+    let receipts = vec![Receipt { ticket: 0, written: Err("not allowed".to_owned()) }];
+    bench.turn(Arrivals { receipts, ..Arrivals::default() });
+    assert_eq!((bench.reports(), bench.engine.triggers[0].lanes.stopped()), (vec![], 1));
+}
+
+#[test]
+fn a_runner_whose_own_code_fails_in_an_isolate_does_not_try_for_ever() {
+    let mut bench = Bench::new(Order::Partition, 1, 2);
+    bench.hear(IsolateEvent::Closed(Some(failure(FailureClass::RunnerLost))));
+    assert_eq!(bench.engine.triggers[0].lanes.stopped(), 1);
+    // An isolate that was closed with all said blames nobody.
+    let mut bench = Bench::new(Order::Partition, 1, 2);
+    bench.hear(IsolateEvent::Closed(Some(failure(FailureClass::Timeout))));
+    assert_eq!((bench.engine.triggers[0].lanes.stopped(), bench.waiting()), (0, 2));
+}
+
+#[test]
+fn processor_time_counts_also_where_it_was_shared_out_to_what_never_started() {
+    let mut bench = Bench::new(Order::Partition, 5, 3);
+    let skipped = || Err(failure(FailureClass::Skipped));
+    bench.outcomes([Err(failure(FailureClass::Exception)), skipped(), skipped()]);
+    let metrics = &bench.engine.setup.metrics;
+    assert_eq!(metrics.invocations.get(), 1);
+    assert!((metrics.cpu.get() - 0.03).abs() < 1e-9, "{}", metrics.cpu.get());
+}
+
+#[test]
+fn an_event_at_fault_does_not_come_to_its_end_before_those_in_front_of_it() {
+    let mut bench = Bench::new(Order::Partition, 1, 3);
+    let fault = Fault::Event { batch: BATCH, event: 1 };
+    bench.hear(IsolateEvent::Lost { failure: failure(FailureClass::Timeout), fault });
+    assert_eq!((bench.engine.triggers[0].lanes.stopped(), bench.waiting()), (0, 3));
+}
