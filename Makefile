@@ -17,7 +17,7 @@ help: ## list these targets
 setup: ## install what the build needs and is missing (packages through apt, V8)
 	@.ci/setup.sh build
 
-setup-test: setup ## also what the tests need (Java, Maven, Apache Kafka)
+setup-test: setup ## also what the tests need (Java, Maven, Apache Kafka, RabbitMQ)
 	@.ci/setup.sh test
 
 setup-check: setup ## also what the checks need (cargo-deny)
@@ -27,9 +27,9 @@ demo: setup first-build-note ## build, then run the whole way on an embedded bro
 	@cargo build --locked --workspace
 	@exec "$(CARGO_TARGET_DIR)/debug/lagless" demo --seconds $(DEMO_SECONDS)
 
-test: setup-test first-build-note ## run every test against a real Apache Kafka (or the one in KAFKA_BROKERS)
+test: setup-test first-build-note ## run every test against a real Apache Kafka and RabbitMQ (or those in KAFKA_BROKERS and AMQP_URL)
 	cargo test --locked --workspace --no-run
-	tests/brokers/kafka.sh with cargo test --locked --workspace --no-fail-fast
+	tests/brokers/rabbitmq.sh with tests/brokers/kafka.sh with cargo test --locked --workspace --no-fail-fast
 
 check: setup-check first-build-note ## formatting, lints, documentation, licences and sources of dependencies
 	cargo fmt --all --check

@@ -14,13 +14,17 @@ use lagless_protocol::process::RunnerCommand;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::{ServiceSettings, Settings, ShapeKind, SinkSettings, SourceKind, TriggerSettings};
+use crate::config::{
+    KafkaSettings, MemorySettings, QueueSettings, ServiceSettings, Settings, ShapeKind, SinkSettings, SourceKind,
+    Target, TriggerSettings,
+};
 use crate::delivery::retry::RetryPolicy;
 use crate::engine::{self, FunctionSetup, ServiceRunner, TriggerSetup};
 use crate::event::{Envelope, Shape};
 use crate::function::{Function, Registry};
 use crate::scale::Bounds;
 use crate::sink::Sink;
+use crate::sink::amqp::AmqpSink;
 use crate::sink::kafka::{KafkaProducer, KafkaSink};
 use crate::sink::memory::{MemorySink, Output};
 use crate::source::{self, Ended, Fault, Route, Stage, Subscription};
@@ -261,6 +265,7 @@ struct Entry {
     routes: Vec<Route>,
     topics: Vec<String>,
     start: Option<crate::config::Start>,
+    queue: QueueSettings,
 }
 
 impl Wiring<'_> {
@@ -302,6 +307,14 @@ impl Wiring<'_> {
         let entry = self.entries.entry((trigger.source.clone(), trigger.group.clone())).or_default();
         entry.start = Some(trigger.start);
         entry.routes.push(route);
+        if let Some(queue) = &trigger.queue {
+            let said = &mut entry.queue;
+            said.declare = said.declare.or(queue.declare);
+            said.queue_type = said.queue_type.or(queue.queue_type);
+            said.on_no_match = said.on_no_match.or(queue.on_no_match);
+            said.bind
+                .extend(queue.bind.iter().filter(|binding| !said.bind.contains(binding)).cloned().collect::<Vec<_>>());
+        }
         for topic in &trigger.topics {
             if !entry.topics.contains(topic) {
                 entry.topics.push(topic.clone());
@@ -335,6 +348,7 @@ impl Wiring<'_> {
         };
         match &settings.kind {
             SourceKind::Kafka(kafka) => Ok(source::kafka::spawn(subscription, kafka)?.ended),
+            SourceKind::Amqp(amqp) => Ok(source::amqp::spawn(subscription, amqp, entry.queue)?),
             SourceKind::Memory(memory) => Ok(source::memory::spawn(subscription, memory)?),
         }
     }
@@ -353,33 +367,44 @@ impl Sinks {
         if let Some(made) = self.made.get(sink) {
             return Ok(made.clone());
         }
-        let made = match &settings.sources[&sink.source].kind {
-            SourceKind::Kafka(kafka) => {
-                let producer = match self.producers.get(&sink.source) {
-                    Some(producer) => producer.clone(),
-                    None => {
-                        let producer = Arc::new(KafkaProducer::connect(&sink.source, kafka)?);
-                        self.producers.insert(sink.source.clone(), producer.clone());
-                        producer
-                    }
-                };
-                Sink::Kafka(Arc::new(KafkaSink::new(producer, sink.source.clone(), sink.topic.clone())))
+        let source = &sink.source;
+        let made = match (&settings.sources[source].kind, &sink.target) {
+            (SourceKind::Amqp(amqp), Target::Exchange { exchange, routing_key }) => {
+                Sink::Amqp(Arc::new(AmqpSink::start(source, amqp, exchange, routing_key)?))
             }
-            SourceKind::Memory(memory) => {
-                let output = match self.outputs.get(&sink.source) {
-                    Some(output) => output.clone(),
-                    None => {
-                        let output = Output::open(memory.output.as_deref())
-                            .map_err(|error| StartError::Output { source_name: sink.source.clone(), error })?;
-                        self.outputs.insert(sink.source.clone(), output.clone());
-                        output
-                    }
-                };
-                Sink::Memory(Arc::new(MemorySink::new(&sink.source, &sink.topic, output)))
+            (SourceKind::Kafka(kafka), target) => {
+                let producer = self.producer(source, kafka)?;
+                Sink::Kafka(Arc::new(KafkaSink::new(producer, source.clone(), target.name())))
+            }
+            (SourceKind::Memory(memory), target) => {
+                Sink::Memory(Arc::new(MemorySink::new(source, &target.name(), self.output(source, memory)?)))
+            }
+            (SourceKind::Amqp(_), Target::Topic(topic)) => {
+                let reason = format!("it has no topics, and {topic:?} is to be written to");
+                return Err(Fault::Client { source_name: source.clone(), reason }.into());
             }
         };
         self.made.insert(sink.clone(), made.clone());
         Ok(made)
+    }
+
+    fn producer(&mut self, source: &str, settings: &KafkaSettings) -> Result<Arc<KafkaProducer>, StartError> {
+        if let Some(producer) = self.producers.get(source) {
+            return Ok(producer.clone());
+        }
+        let producer = Arc::new(KafkaProducer::connect(source, settings)?);
+        self.producers.insert(source.to_owned(), producer.clone());
+        Ok(producer)
+    }
+
+    fn output(&mut self, source: &str, settings: &MemorySettings) -> Result<Output, StartError> {
+        if let Some(output) = self.outputs.get(source) {
+            return Ok(output.clone());
+        }
+        let output = Output::open(settings.output.as_deref())
+            .map_err(|error| StartError::Output { source_name: source.to_owned(), error })?;
+        self.outputs.insert(source.to_owned(), output.clone());
+        Ok(output)
     }
 }
 

@@ -16,7 +16,10 @@ declare module "lagless" {
    * changed, spread, cloned, turned into JSON and kept.
    */
   export interface Event<T = unknown> {
-    /** `topic/partition/offset`: the same for every attempt, different for every message. */
+    /**
+     * `topic/partition/offset`: the same for every attempt, different for every message. Of an AMQP message its
+     * `message_id` or, without one, `queue/<hash of the body>`.
+     */
     id: string;
     /** The name of the source in the configuration. */
     source: string;
@@ -28,14 +31,34 @@ declare module "lagless" {
     partition: number;
     offset: number;
     key: Text;
-    /** By name; a name that repeats has the list of its values. */
+    /** By name; a name that repeats has the list of its values. Those of AMQP may be any JSON. */
     headers: Record<string, Text | Text[]>;
     /** What `data` is made of; null for a tombstone. */
     content_type: string | null;
     /** How often the event has been tried before, plus one. */
     attempt: number;
+    /** Of an AMQP message only. */
+    properties?: Properties;
     /** The message's value: parsed JSON, a string, base64 of other bytes, or null for a tombstone. */
     data: T;
+  }
+
+  /** Where an AMQP message came from, and its properties; null where it has none. */
+  export interface Properties {
+    exchange: string;
+    routing_key: string;
+    redelivered: boolean;
+    message_id: string | null;
+    correlation_id: string | null;
+    reply_to: string | null;
+    content_type: string | null;
+    content_encoding: string | null;
+    type: string | null;
+    app_id: string | null;
+    user_id: string | null;
+    expiration: string | null;
+    priority: number | null;
+    delivery_mode: number | null;
   }
 
   /** Text, or bytes that are not UTF-8, or nothing. */

@@ -10,7 +10,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::{Offset, producer};
 
 use super::CliError;
-use crate::config::{KafkaSettings, Secret, Settings, SinkSettings, SourceKind, TriggerSettings};
+use crate::config::{KafkaSettings, Secret, Settings, SinkSettings, SourceKind, Target, TriggerSettings};
 use crate::source::kafka::client::log_line;
 use crate::source::kafka::embedded::{CLIENT_SETTINGS, EmbeddedBroker};
 
@@ -61,7 +61,10 @@ pub fn inputs(settings: &Settings) -> Vec<String> {
 pub fn outputs(settings: &Settings) -> Vec<String> {
     let sinks = triggers(settings).flat_map(|trigger| [&trigger.on_success, &trigger.on_failure]).flatten();
     let of_kafka = sinks.filter(|sink| is_kafka(settings, &sink.source));
-    distinct(of_kafka.map(|SinkSettings { topic, .. }| topic))
+    distinct(of_kafka.filter_map(|SinkSettings { target, .. }| match target {
+        Target::Topic(topic) => Some(topic),
+        Target::Exchange { .. } => None,
+    }))
 }
 
 fn triggers(settings: &Settings) -> impl Iterator<Item = &TriggerSettings> {

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::settings::{LineFormat, LogLevel, OnExhausted, Order, OutOfRange, ShapeKind, Start};
+use super::settings::{
+    Declare, LineFormat, LogLevel, OnExhausted, OnNoMatch, Order, OutOfRange, QueueType, ShapeKind, Start,
+};
 use super::suggest;
 
 /// A setting written as one of a few words.
@@ -43,13 +45,28 @@ pub(super) fn optional_choice<'de, D: Deserializer<'de>, T: Choice>(deserializer
 pub enum Kind {
     /// Apache Kafka, or anything that speaks its protocol.
     Kafka,
+    /// RabbitMQ, or anything that speaks AMQP 0.9.1.
+    Amqp,
     /// JSON lines from a file or standard input.
     Memory,
 }
 
 impl Choice for Kind {
-    const ALL: &'static [(&'static str, Self)] = &[("kafka", Self::Kafka), ("memory", Self::Memory)];
-    const PLANNED: &'static [&'static str] = &["amqp"];
+    const ALL: &'static [(&'static str, Self)] =
+        &[("kafka", Self::Kafka), ("amqp", Self::Amqp), ("memory", Self::Memory)];
+}
+
+impl Choice for Declare {
+    const ALL: &'static [(&'static str, Self)] = &[("passive", Self::Passive), ("create", Self::Create)];
+}
+
+impl Choice for QueueType {
+    const ALL: &'static [(&'static str, Self)] = &[("classic", Self::Classic), ("quorum", Self::Quorum)];
+    const PLANNED: &'static [&'static str] = &["stream"];
+}
+
+impl Choice for OnNoMatch {
+    const ALL: &'static [(&'static str, Self)] = &[("ack", Self::Ack), ("reject", Self::Reject), ("stop", Self::Stop)];
 }
 
 impl Choice for LineFormat {
@@ -82,5 +99,6 @@ impl Choice for Order {
 }
 
 impl Choice for OnExhausted {
-    const ALL: &'static [(&'static str, Self)] = &[("stop", Self::Stop), ("drop", Self::Drop)];
+    const ALL: &'static [(&'static str, Self)] =
+        &[("stop", Self::Stop), ("drop", Self::Drop), ("reject", Self::Reject)];
 }

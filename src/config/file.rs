@@ -11,8 +11,10 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 pub use super::choice::Kind;
 use super::choice::{choice, optional_choice};
-use super::settings::{LineFormat, LogLevel, OnExhausted, Order, OutOfRange, ShapeKind, Start};
-use super::units::{count, duration, listen_address, optional_duration, size, texts};
+use super::settings::{
+    Declare, LineFormat, LogLevel, OnExhausted, OnNoMatch, Order, OutOfRange, QueueType, ShapeKind, Start,
+};
+use super::units::{count, duration, listen_address, optional_duration, optional_size, size, texts};
 
 /// The root of a file, beside its `[source.NAME]` and `[service.NAME]` tables.
 #[derive(Debug, Deserialize)]
@@ -31,7 +33,7 @@ pub struct WorkerFile {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceFile {
-    /// `"kafka"` or `"memory"`, required.
+    /// `"kafka"`, `"amqp"` or `"memory"`, required.
     #[serde(deserialize_with = "choice")]
     pub kind: Kind,
     /// Kafka, required: `host:port` of some of the servers, as a list or with commas between.
@@ -44,6 +46,12 @@ pub struct SourceFile {
     /// Kafka: static membership. A worker that returns under the same name within the session timeout gets its
     /// partitions back without a rebalance. Must differ between the workers of a group.
     pub instance_id: Option<String>,
+    /// AMQP, required: where the server is, such as `"amqp://user:password@host:5672/%2f"`. May be a secret; a password
+    /// in it is never shown. The path is the virtual host, `%2f` being the usual one, `/`.
+    pub url: Option<SecretFile>,
+    /// AMQP, in the place of `url`: several servers of a cluster, tried in turn.
+    #[serde(default)]
+    pub urls: Vec<SecretFile>,
     /// Memory: the file with the lines to read, or `"-"` for standard input. Default `"-"`.
     pub input: Option<PathBuf>,
     /// Memory: the file that results are appended to, or `"-"` for standard output. Default `"-"`.
@@ -52,10 +60,10 @@ pub struct SourceFile {
     /// `base64`, and optionally `topic`, `key`, `headers` and `timestamp`. Default `"value"`.
     #[serde(default, deserialize_with = "optional_choice")]
     pub format: Option<LineFormat>,
-    /// How often finished offsets are committed. Default `"1s"`.
-    #[serde(default = "commit_interval", deserialize_with = "duration")]
-    pub commit_interval: Duration,
-    /// Bound on what is read but not yet settled, for each group.
+    /// Kafka and memory: how often finished offsets are committed. Default `"1s"`.
+    #[serde(default, deserialize_with = "optional_duration")]
+    pub commit_interval: Option<Duration>,
+    /// Bound on what is read but not yet settled, for each group or queue.
     #[serde(default)]
     pub in_flight: InFlightFile,
     /// Kafka: how long deliveries in flight may finish when a partition is taken away. Polling stands still meanwhile,
@@ -69,21 +77,17 @@ pub struct SourceFile {
 }
 
 /// `in_flight = { messages = 50000, bytes = "64MiB" }`
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InFlightFile {
-    /// Messages, at least 1. Default 50000.
-    #[serde(default = "in_flight_messages", deserialize_with = "count")]
-    pub messages: u32,
-    /// Bytes of their keys, values and headers. Default `"64MiB"`.
-    #[serde(default = "in_flight_bytes", deserialize_with = "size")]
-    pub bytes: u64,
-}
-
-impl Default for InFlightFile {
-    fn default() -> Self {
-        Self { messages: in_flight_messages(), bytes: in_flight_bytes() }
-    }
+    /// Messages, at least 1. Default 50000. AMQP: the prefetch of a queue, at most 65535, default 1000. A server closes
+    /// the channel of whoever keeps a message for longer than its consumer timeout, usually 30 minutes: this many
+    /// messages must not take longer.
+    #[serde(default, deserialize_with = "optional_count")]
+    pub messages: Option<u32>,
+    /// Kafka and memory: bytes of their keys, values and headers. Default `"64MiB"`.
+    #[serde(default, deserialize_with = "optional_size")]
+    pub bytes: Option<u64>,
 }
 
 /// `[service.NAME]`: functions that share settings and a runner, beside its `function.NAME` and `trigger.NAME` tables.
@@ -170,19 +174,37 @@ pub struct TriggerFile {
     /// Topics to read, as a list or with commas between; required for Kafka. Default for memory: `["memory"]`.
     #[serde(default, deserialize_with = "texts")]
     pub topics: Option<Vec<String>>,
+    /// AMQP, required: the queue to read. All triggers of a source that name the same queue share one channel.
+    pub queue: Option<String>,
+    /// AMQP: `"passive"` uses a queue that is there, and says so while it is not; `"create"` declares it, durable, with
+    /// its bindings; one that exists otherwise is an error. Default `"passive"`.
+    #[serde(default, deserialize_with = "optional_choice")]
+    pub declare: Option<Declare>,
+    /// AMQP, with `declare = "create"`: `"classic"` or `"quorum"`. Default `"classic"`.
+    #[serde(default, deserialize_with = "optional_choice")]
+    pub queue_type: Option<QueueType>,
+    /// AMQP, with `declare = "create"`: what the queue is bound to. The exchanges must exist.
+    #[serde(default)]
+    pub bind: Vec<BindFile>,
+    /// AMQP, required with a `rule`: what becomes of a message that no trigger of the queue matches. `"ack"`: it is
+    /// taken off the queue and gone; `"reject"`: the queue's dead-letter policy has it (without one it is gone);
+    /// `"stop"`: it goes back, and the queue is read no further.
+    #[serde(default, deserialize_with = "optional_choice")]
+    pub on_no_match: Option<OnNoMatch>,
     /// Kafka consumer group; committed offsets of an existing group are taken over. Default: the service's name.
     pub group: Option<String>,
-    /// Where a group without committed offsets begins: `"earliest"` or `"latest"`. All triggers of a group agree.
+    /// Kafka: where a group without committed offsets begins: `"earliest"` or `"latest"`. All triggers of a group agree.
     /// Default `"earliest"`.
-    #[serde(default = "start", deserialize_with = "choice")]
-    pub start: Start,
+    #[serde(default, deserialize_with = "optional_choice")]
+    pub start: Option<Start>,
     /// The pattern that messages must match, as a table, as JSON text, or as `{ file = "rule.json" }`; the last two
     /// can say `null`. Default: every message matches.
     pub rule: Option<RuleFile>,
     /// The form of the event that the function is handed: `"lagless"` or `"cloudevents"`. Default `"lagless"`.
     #[serde(default = "shape", deserialize_with = "choice")]
     pub shape: ShapeKind,
-    /// What is handled one after the other: the messages of a `"partition"`, or `"none"`. Default `"partition"`.
+    /// What is handled one after the other: the messages of a `"partition"` (AMQP: of the queue, as far as one worker
+    /// reads it), or `"none"`. Default `"partition"`.
     #[serde(default = "order", deserialize_with = "choice")]
     pub order: Order,
     #[serde(default)]
@@ -194,9 +216,21 @@ pub struct TriggerFile {
     /// Where messages go whose last attempt failed. Default: see `on_exhausted`.
     pub on_failure: Option<SinkFile>,
     /// Without `on_failure`: what becomes of a message whose last attempt failed. `"stop"`: its lane stops and says so;
-    /// `"drop"`: it is counted and forgotten. Default `"stop"`.
+    /// `"drop"`: it is counted and forgotten; `"reject"` (AMQP): the queue's own dead-letter policy has it, and without
+    /// one it is gone. Default `"stop"`.
     #[serde(default, deserialize_with = "optional_choice")]
     pub on_exhausted: Option<OnExhausted>,
+}
+
+/// `{ exchange = "shop", routing_key = "order.*.created" }`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BindFile {
+    /// The exchange, required.
+    pub exchange: String,
+    /// The routing key or pattern. Default `""`.
+    #[serde(default)]
+    pub routing_key: String,
 }
 
 /// `batch = { size = 100 }`
@@ -235,7 +269,8 @@ impl Default for RetryFile {
     }
 }
 
-/// `{ kafka = "SOURCE", topic = "t" }` or `{ memory = "SOURCE", topic = "t" }`
+/// `{ kafka = "SOURCE", topic = "t" }`, `{ memory = "SOURCE", topic = "t" }` or
+/// `{ amqp = "SOURCE", exchange = "e", routing_key = "k" }`
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SinkFile {
@@ -243,8 +278,14 @@ pub struct SinkFile {
     pub kafka: Option<String>,
     /// The name of a memory source.
     pub memory: Option<String>,
-    /// The topic to write to, required.
-    pub topic: String,
+    /// The name of an AMQP source.
+    pub amqp: Option<String>,
+    /// Kafka and memory: the topic to write to, required.
+    pub topic: Option<String>,
+    /// AMQP: the exchange to publish to. Default `""`, which leads to the queue named by the routing key.
+    pub exchange: Option<String>,
+    /// AMQP, required: the routing key. A message that no queue takes counts as failed.
+    pub routing_key: Option<String>,
 }
 
 /// A value given openly, or where to find it: `{ env = "NAME" }` or `{ file = "path" }`. What is found elsewhere is
@@ -356,15 +397,20 @@ fn drain_timeout() -> Duration {
     Duration::from_secs(25)
 }
 
-fn commit_interval() -> Duration {
+pub(super) fn commit_interval() -> Duration {
     Duration::from_secs(1)
 }
 
-fn in_flight_messages() -> u32 {
+pub(super) fn in_flight_messages() -> u32 {
     50_000
 }
 
-fn in_flight_bytes() -> u64 {
+/// What keeps a queue's consumer busy; more only grows what a crash repeats.
+pub(super) fn prefetch() -> u32 {
+    1_000
+}
+
+pub(super) fn in_flight_bytes() -> u64 {
     64 << 20
 }
 
@@ -405,10 +451,6 @@ pub(super) fn isolates_max() -> u32 {
 
 fn isolate_idle() -> Duration {
     Duration::from_secs(60)
-}
-
-fn start() -> Start {
-    Start::Earliest
 }
 
 fn shape() -> ShapeKind {

@@ -77,9 +77,16 @@ impl Node {
 }
 
 const SINK: Node = Node::Table(Table {
-    keys: &[("kafka", Node::Text), ("memory", Node::Text), ("topic", Node::Text)],
-    required: &[("topic", "the topic to write to")],
-    planned: &["amqp", "http", "exchange", "routing_key"],
+    keys: &[
+        ("kafka", Node::Text),
+        ("memory", Node::Text),
+        ("amqp", Node::Text),
+        ("topic", Node::Text),
+        ("exchange", Node::Text),
+        ("routing_key", Node::Text),
+    ],
+    required: &[],
+    planned: &["http"],
 });
 
 static SOURCE: Node = Node::Table(Table {
@@ -88,6 +95,8 @@ static SOURCE: Node = Node::Table(Table {
         ("brokers", Node::Whole),
         ("client", Node::Open(OpenKeys::Librdkafka)),
         ("instance_id", Node::Text),
+        ("url", Node::Text),
+        ("urls", Node::Whole),
         ("input", Node::Text),
         ("output", Node::Text),
         ("format", Node::Text),
@@ -103,8 +112,8 @@ static SOURCE: Node = Node::Table(Table {
         ("revoke_timeout", Node::Text),
         ("on_out_of_range", Node::Text),
     ],
-    required: &[("kind", "\"kafka\" or \"memory\"")],
-    planned: &["url"],
+    required: &[("kind", "\"kafka\", \"amqp\" or \"memory\"")],
+    planned: &["tls"],
 });
 
 static FUNCTION: Node = Node::Table(Table {
@@ -133,6 +142,11 @@ static TRIGGER: Node = Node::Table(Table {
         ("function", Node::Text),
         ("source", Node::Text),
         ("topics", Node::Whole),
+        ("queue", Node::Text),
+        ("declare", Node::Text),
+        ("queue_type", Node::Text),
+        ("bind", Node::Whole),
+        ("on_no_match", Node::Text),
         ("group", Node::Text),
         ("start", Node::Text),
         ("rule", Node::Whole),
@@ -155,7 +169,7 @@ static TRIGGER: Node = Node::Table(Table {
         ("function", "the function of this service to call"),
         ("source", "the source whose messages fire the function"),
     ],
-    planned: &["when", "map", "invoke", "on_no_match", "reply", "queue", "bind"],
+    planned: &["when", "map", "invoke", "reply"],
 });
 
 static SERVICE: Node = Node::Table(Table {

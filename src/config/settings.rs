@@ -37,7 +37,14 @@ pub struct SourceSettings {
 #[derive(Debug, Clone)]
 pub enum SourceKind {
     Kafka(KafkaSettings),
+    Amqp(AmqpSettings),
     Memory(MemorySettings),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AmqpSettings {
+    /// `amqp://user:password@host:port/vhost` each; at least one.
+    pub urls: Vec<Secret>,
 }
 
 #[derive(Debug, Clone)]
@@ -132,9 +139,12 @@ pub struct Isolates {
 pub struct TriggerSettings {
     pub function: String,
     pub source: String,
+    /// For AMQP: the queue.
     pub topics: Vec<String>,
-    /// Kafka consumer group; default: the service's name.
+    /// Kafka consumer group; default: the service's name. For AMQP: the queue.
     pub group: String,
+    /// For AMQP.
+    pub queue: Option<QueueSettings>,
     pub start: Start,
     /// The pattern, as JSON; `None` matches every message.
     pub rule: Option<serde_json::Value>,
@@ -146,6 +156,45 @@ pub struct TriggerSettings {
     pub on_success: Option<SinkSettings>,
     pub on_failure: Option<SinkSettings>,
     pub on_exhausted: OnExhausted,
+}
+
+/// What a trigger says of its queue; `None` leaves it to the queue's other triggers, or to the default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct QueueSettings {
+    pub declare: Option<Declare>,
+    pub queue_type: Option<QueueType>,
+    pub bind: Vec<Binding>,
+    pub on_no_match: Option<OnNoMatch>,
+}
+
+/// How a queue comes to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Declare {
+    /// It must be there.
+    Passive,
+    Create,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueType {
+    Classic,
+    Quorum,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    pub exchange: String,
+    pub routing_key: String,
+}
+
+/// What becomes of a queue's message that no trigger matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnNoMatch {
+    Ack,
+    /// Rejected without requeue: the queue's dead-letter policy has it.
+    Reject,
+    /// It goes back, and the queue is read no further.
+    Stop,
 }
 
 /// Where a group without committed offsets begins.
@@ -177,11 +226,30 @@ pub struct RetrySettings {
     pub max_backoff: Duration,
 }
 
-/// A topic of a source, seen as a place to write to.
+/// A place to write to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct SinkSettings {
     pub source: String,
-    pub topic: String,
+    pub target: Target,
+}
+
+/// Where in a source records go.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// Of Kafka, or of a memory source.
+    Topic(String),
+    /// Of AMQP.
+    Exchange { exchange: String, routing_key: String },
+}
+
+impl Target {
+    /// The topic's name, or the exchange and the routing key.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Topic(topic) => topic.clone(),
+            Self::Exchange { exchange, routing_key } => format!("{exchange}/{routing_key}"),
+        }
+    }
 }
 
 /// What becomes of a delivery after the last attempt when there is no dead-letter sink.
@@ -190,6 +258,8 @@ pub enum OnExhausted {
     /// The lane stops and says so.
     Stop,
     Drop,
+    /// AMQP: rejected without requeue.
+    Reject,
 }
 
 /// A value that is never printed when it came by reference.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::choice::word;
 use super::place::is_bare;
 use super::settings::{
-    FunctionSettings, Secret, ServiceSettings, Settings, SinkSettings, SourceKind, SourceSettings, TriggerSettings,
+    Binding, FunctionSettings, QueueSettings, Secret, ServiceSettings, Settings, SinkSettings, SourceKind,
+    SourceSettings, Target, TriggerSettings,
 };
 use super::units::size_text;
 
@@ -60,6 +61,12 @@ fn show_source(page: &mut Page, source: &SourceSettings) {
             page.set("revoke_timeout", duration(source.revoke_timeout));
             page.set("on_out_of_range", quoted(word(source.on_out_of_range)));
         }
+        SourceKind::Amqp(amqp) => {
+            page.set("kind", quoted("amqp"));
+            page.set("urls", list(&amqp.urls.iter().map(|url| url.shown().to_owned()).collect::<Vec<_>>()));
+            page.set("in_flight", format!("{{ messages = {} }}", source.in_flight.messages));
+            return;
+        }
         SourceKind::Memory(memory) => {
             page.set("kind", quoted("memory"));
             page.set("input", stream(memory.input.as_deref()));
@@ -101,9 +108,14 @@ fn show_function(page: &mut Page, function: &FunctionSettings) {
 fn show_trigger(page: &mut Page, trigger: &TriggerSettings, settings: &Settings) {
     page.set("function", quoted(&trigger.function));
     page.set("source", quoted(&trigger.source));
-    page.set("topics", list(&trigger.topics));
-    page.set("group", quoted(&trigger.group));
-    page.set("start", quoted(word(trigger.start)));
+    match &trigger.queue {
+        Some(queue) => show_queue(page, &trigger.group, queue),
+        None => {
+            page.set("topics", list(&trigger.topics));
+            page.set("group", quoted(&trigger.group));
+            page.set("start", quoted(word(trigger.start)));
+        }
+    }
     if let Some(rule) = &trigger.rule {
         // As JSON text, since TOML has no null.
         page.set("rule", quoted(&rule.to_string()));
@@ -124,12 +136,36 @@ fn show_trigger(page: &mut Page, trigger: &TriggerSettings, settings: &Settings)
     }
 }
 
+fn show_queue(page: &mut Page, name: &str, queue: &QueueSettings) {
+    page.set("queue", quoted(name));
+    if let Some(declare) = queue.declare {
+        page.set("declare", quoted(word(declare)));
+    }
+    if let Some(queue_type) = queue.queue_type {
+        page.set("queue_type", quoted(word(queue_type)));
+    }
+    let bind = queue.bind.iter().map(|Binding { exchange, routing_key }| {
+        format!("{{ exchange = {}, routing_key = {} }}", quoted(exchange), quoted(routing_key))
+    });
+    page.set("bind", format!("[{}]", bind.collect::<Vec<_>>().join(", ")));
+    if let Some(on_no_match) = queue.on_no_match {
+        page.set("on_no_match", quoted(word(on_no_match)));
+    }
+}
+
 fn sink(sink: &SinkSettings, settings: &Settings) -> String {
     let kind = match settings.sources.get(&sink.source).map(|source| &source.kind) {
         Some(SourceKind::Memory(_)) => "memory",
+        Some(SourceKind::Amqp(_)) => "amqp",
         Some(SourceKind::Kafka(_)) | None => "kafka",
     };
-    format!("{{ {kind} = {}, topic = {} }}", quoted(&sink.source), quoted(&sink.topic))
+    let target = match &sink.target {
+        Target::Topic(topic) => format!("topic = {}", quoted(topic)),
+        Target::Exchange { exchange, routing_key } => {
+            format!("exchange = {}, routing_key = {}", quoted(exchange), quoted(routing_key))
+        }
+    };
+    format!("{{ {kind} = {}, {target} }}", quoted(&sink.source))
 }
 
 fn secrets<'a>(secrets: impl Iterator<Item = (&'a String, &'a Secret)>) -> String {

@@ -343,7 +343,8 @@ fn values_of_the_wrong_kind_are_refused() {
     );
     check_error(&trigger("order = 'key'"), "found \"key\", which is not supported yet; allowed: partition, none");
     check_error(&trigger("shape = 'aws'"), "not supported yet; allowed: lagless, cloudevents");
-    check_error("[source.a]\nkind = 'amqp'", "found \"amqp\", which is not supported yet; allowed: kafka, memory");
+    check_error("[source.a]\nkind = 'nats'", "found \"nats\"; allowed: kafka, amqp, memory");
+    check_error("[source.a]\nkind = 'amqp'", "source.a: the key \"url\" is missing");
     check_error(&trigger("rule = 3"), "placed.rule: expected a table, JSON text, or { file");
     check_error(&trigger("rule = '[]'"), "placed.rule: is JSON but not an object");
     check_error(&trigger("rule = '{'"), "placed.rule: not valid JSON: ");
@@ -493,6 +494,20 @@ fn what_is_shown_loads_again() {
     )
     .replace("REGION = \"eu\"", "'odd key' = \"tab\\t\\u007f\", PASSWORD = { env = 'A' }");
     let mut first = loaded(&text, &[("A", "hush")], &["admin=off"]);
+    let mut second = loaded(&show(&first), &[], &[]);
+    first.files.clear();
+    second.files.clear();
+    assert_eq!(format!("{first:?}"), format!("{second:?}"));
+}
+
+#[test]
+fn what_is_shown_of_a_queue_loads_again() {
+    let text = "[source.r]\nkind = 'amqp'\nurls = ['amqp://a', 'amqp://b']\nin_flight = { messages = 7 }\n\
+                [service.s.function.f]\ncode = 'f.ts'\n[service.s.trigger.t]\nfunction = 'f'\nsource = 'r'\n\
+                queue = 'q'\ndeclare = 'create'\nqueue_type = 'quorum'\non_no_match = 'reject'\n\
+                bind = [{ exchange = 'e', routing_key = 'a.#' }]\nrule = { topic = ['q'] }\n\
+                on_success = { amqp = 'r', exchange = 'e', routing_key = 'k' }\non_exhausted = 'reject'\n";
+    let mut first = loaded(text, &[], &[]);
     let mut second = loaded(&show(&first), &[], &[]);
     first.files.clear();
     second.files.clear();

@@ -20,6 +20,8 @@ pub struct Delivery {
 pub enum Settled {
     /// Done, dead-lettered or dropped by policy: the message need not be seen again.
     Finished,
+    /// Refused for good: a queue's own dead-letter policy has it. Where there is none, it is as good as finished.
+    Rejected,
     /// Let go unfinished: the message must be read again by whoever owns the partition next.
     Released,
 }
@@ -35,14 +37,34 @@ pub struct Report {
 
 /// The way of reports back to a subscription. Bounded by the deliveries in flight: each is reported once.
 #[derive(Debug, Clone)]
-pub struct Reports(Arc<mpsc::Sender<Vec<Report>>>);
+pub struct Reports(Arc<Way>);
+
+struct Way {
+    sender: mpsc::Sender<Vec<Report>>,
+    wake: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl std::fmt::Debug for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Way")
+    }
+}
 
 impl Reports {
     /// The two ends: a subscription keeps the receiver.
     pub fn channel() -> (Self, mpsc::Receiver<Vec<Report>>) {
+        Self::make(None)
+    }
+
+    /// The two ends, for a subscription that does not wait at the receiver: `wake` is called after each report.
+    pub fn waking(wake: impl Fn() + Send + Sync + 'static) -> (Self, mpsc::Receiver<Vec<Report>>) {
+        Self::make(Some(Box::new(wake)))
+    }
+
+    fn make(wake: Option<Box<dyn Fn() + Send + Sync>>) -> (Self, mpsc::Receiver<Vec<Report>>) {
         #[expect(clippy::disallowed_methods, reason = "bounded by the deliveries in flight: each is reported once")]
         let (sender, receiver) = mpsc::channel();
-        (Self(Arc::new(sender)), receiver)
+        (Self(Arc::new(Way { sender, wake })), receiver)
     }
 
     fn is_same(&self, other: &Self) -> bool {
@@ -53,7 +75,10 @@ impl Reports {
     pub fn send(&self, reports: Vec<Report>) {
         if !reports.is_empty() {
             // A subscription that is gone has no use for reports: its offsets are released already.
-            let _ = self.0.send(reports);
+            let _ = self.0.sender.send(reports);
+            if let Some(wake) = &self.0.wake {
+                wake();
+            }
         }
     }
 }

@@ -48,6 +48,21 @@ pub fn record(message: &Message, obituary: &Obituary<'_>, record_max: usize) -> 
     }
     add("lagless-trigger", obituary.trigger.to_owned());
     add("lagless-function", obituary.function.to_owned());
+    if let Some(properties) = message.properties() {
+        add("lagless-exchange", properties.exchange.clone());
+        add("lagless-routing-key", properties.routing_key.clone());
+        let own = [
+            ("content-type", &properties.content_type),
+            ("lagless-message-id", &properties.message_id),
+            ("lagless-correlation-id", &properties.correlation_id),
+            ("lagless-reply-to", &properties.reply_to),
+        ];
+        for (name, value) in own {
+            if let Some(value) = value {
+                add(name, value.clone());
+            }
+        }
+    }
     if !failure.stack.is_empty() {
         add("lagless-stack", truncated(&failure.stack, STACK_MAX).to_owned());
     }
@@ -123,6 +138,7 @@ mod tests {
             key: Some(&key),
             value: Some(&value),
             headers: vec![Header { name: "trace", value: Some(&header) }],
+            properties: None,
         };
         let failure = Failure {
             class: FailureClass::Timeout,

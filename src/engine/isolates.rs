@@ -207,6 +207,7 @@ mod tests {
                 key: None,
                 value: None,
                 headers: Vec::new(),
+                properties: None,
             };
             let ticket = Ticket::new(assignment.clone(), offset, reports.clone());
             Delivery { message: Message::copy_of(&message, "t".into()), failed_attempts: 0, ticket }

@@ -204,6 +204,11 @@ impl FunctionEngine {
                 self.settle(delivery.ticket);
                 None
             }
+            (None, OnExhausted::Reject) => {
+                setup.metrics.dead_lettered.inc();
+                delivery.ticket.settle(Settled::Rejected, &mut self.settlement);
+                None
+            }
             (None, OnExhausted::Stop) => Some(delivery),
         }
     }

@@ -1,7 +1,12 @@
 //! A message, borrowed from the broker's client or owned for the time of its delivery.
 
+use std::hash::Hasher as _;
 use std::ops::Range;
 use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
 /// A message as the source's client lends it: nothing is copied before a trigger matches.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +20,8 @@ pub struct MessageRef<'a> {
     /// `None` is a tombstone.
     pub value: Option<&'a [u8]>,
     pub headers: Vec<Header<'a>>,
+    /// Of an AMQP message.
+    pub properties: Option<&'a Arc<Properties>>,
 }
 
 /// A header; names may repeat, and order is kept.
@@ -22,6 +29,45 @@ pub struct MessageRef<'a> {
 pub struct Header<'a> {
     pub name: &'a str,
     pub value: Option<&'a [u8]>,
+}
+
+/// What an AMQP message brings besides its body, as events show it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Properties {
+    pub exchange: String,
+    pub routing_key: String,
+    /// Whether the broker has handed the message out before.
+    pub redelivered: bool,
+    pub message_id: Option<String>,
+    pub correlation_id: Option<String>,
+    pub reply_to: Option<String>,
+    pub content_type: Option<String>,
+    pub content_encoding: Option<String>,
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    pub app_id: Option<String>,
+    pub user_id: Option<String>,
+    pub expiration: Option<String>,
+    pub priority: Option<u8>,
+    pub delivery_mode: Option<u8>,
+    /// The headers with their types; [`MessageRef::headers`] has them as bytes.
+    #[serde(skip)]
+    pub headers: Map<String, Value>,
+}
+
+impl Properties {
+    /// The id of the event made of such a message: its `message_id`, or one that follows from queue and body, the same
+    /// for each copy of the message and for messages with equal bodies.
+    fn event_id(&self, queue: &str, body: &[u8]) -> Box<str> {
+        match &self.message_id {
+            Some(id) if !id.is_empty() => id.as_str().into(),
+            _ => {
+                let mut hasher = SipHasher24::new();
+                hasher.write(body);
+                format!("{queue}/{:032x}", hasher.finish128().as_u128()).into()
+            }
+        }
+    }
 }
 
 /// A message of our own: key, value and headers in one allocation.
@@ -35,6 +81,9 @@ pub struct Message {
     key: Option<Range<u32>>,
     value: Option<Range<u32>>,
     headers: Box<[HeaderSpan]>,
+    properties: Option<Arc<Properties>>,
+    /// The event's id, where it is not made of topic, partition and offset.
+    id: Option<Box<str>>,
 }
 
 /// Where a header stands in a message's bytes.
@@ -63,7 +112,10 @@ impl Message {
             .iter()
             .map(|header| HeaderSpan { name: append(header.name.as_bytes()), value: header.value.map(&mut append) })
             .collect();
+        let id = message.properties.map(|own| own.event_id(&topic, message.value.unwrap_or_default()));
         Self {
+            id,
+            properties: message.properties.cloned(),
             topic,
             partition: message.partition,
             offset: message.offset,
@@ -77,6 +129,16 @@ impl Message {
 
     pub fn topic(&self) -> &Arc<str> {
         &self.topic
+    }
+
+    /// The event's id, where it is not made of topic, partition and offset.
+    pub fn own_id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    /// Of an AMQP message.
+    pub fn properties(&self) -> Option<&Arc<Properties>> {
+        self.properties.as_ref()
     }
 
     pub fn partition(&self) -> i32 {
@@ -124,6 +186,7 @@ impl Message {
             key: self.key(),
             value: self.value(),
             headers: self.headers().collect(),
+            properties: self.properties.as_ref(),
         }
     }
 
@@ -150,7 +213,31 @@ mod tests {
                 Header { name: "a", value: None },
                 Header { name: "", value: Some(b"") },
             ],
+            properties: None,
         };
         assert_eq!(Message::copy_of(&original, "orders".into()).lend(), original);
+    }
+
+    #[test]
+    fn an_amqp_message_is_known_by_its_message_id_or_its_body() {
+        let id = |message_id: Option<&str>, body: &[u8]| {
+            let properties =
+                Arc::new(Properties { message_id: message_id.map(str::to_owned), ..Properties::default() });
+            let message = MessageRef {
+                topic: "q",
+                partition: 0,
+                offset: 1,
+                timestamp: None,
+                key: None,
+                value: Some(body),
+                headers: Vec::new(),
+                properties: Some(&properties),
+            };
+            Message::copy_of(&message, "q".into()).own_id().unwrap().to_owned()
+        };
+        assert_eq!(id(Some("m-1"), b"a"), "m-1");
+        assert_eq!(id(None, b"a"), id(Some(""), b"a"));
+        assert_ne!(id(None, b"a"), id(None, b"b"));
+        assert!(id(None, b"a").starts_with("q/"));
     }
 }

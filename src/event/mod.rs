@@ -6,5 +6,5 @@
 mod message;
 mod shape;
 
-pub use message::{Header, Message, MessageRef};
+pub use message::{Header, Message, MessageRef, Properties};
 pub use shape::{Envelope, Shape, Templates, Written, whole_event_json};

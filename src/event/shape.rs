@@ -38,13 +38,20 @@ pub enum Shape {
     /// JSON, otherwise text. Text that is not UTF-8 is bytes. `content_type` repeats the header where the data became
     /// what it says; otherwise it is `application/json`, `text/plain; charset=utf-8` or `application/octet-stream`.
     /// A byte order mark in front of JSON is left out, since `JSON.parse` refuses it.
+    ///
+    /// Of an AMQP message, `topic` is the queue, `partition` is 0, `offset` counts the messages of the connection from
+    /// 1 (it orders, and names nothing), `key` is null, and `id` is the `message_id` or, without one,
+    /// `queue/<hash of the body>`, which messages with equal bodies share. `headers` keep their AMQP types as JSON
+    /// types; bytes that are no text are `{"base64": ".."}`, times are milliseconds. One key more, `properties`, has
+    /// `exchange`, `routing_key`, `redelivered`, and the message's properties, null where it has none.
     Lagless,
     /// CloudEvents 1.0, structured (the JSON format).
     ///
     /// A message that is a CloudEvent already, in binary mode (`ce_*` headers) or structured mode
     /// (`application/cloudevents+json`), keeps its own attributes. Any other becomes an event of the type
     /// `dev.lagless.message` with the source `/lagless/<source>/<topic>`, the id `topic/partition/offset` and the
-    /// subject `partition:<partition>#<offset>`. All carry `laglesstrigger` and `laglessattempt`, and `partitionkey`
+    /// subject `partition:<partition>#<offset>`; of an AMQP message, the id is that of the other shape and the subject
+    /// is the routing key. All carry `laglesstrigger` and `laglessattempt`, and `partitionkey`
     /// when the message has a UTF-8 key and the event does not bring one itself.
     /// Data that is bytes is `data_base64`; an event without data has `data` null.
     CloudEvents,
@@ -84,10 +91,24 @@ impl Envelope {
         }
     }
 
-    /// Appends the id of the event made of `message`, `topic/partition/offset`, to `out`.
+    /// Appends the id of the event made of `message` to `out`: `topic/partition/offset`, or the message's own.
     pub fn id(message: &Message, out: &mut String) {
-        // Writing to a string cannot fail.
-        let _ = write!(out, "{}/{}/{}", message.topic(), message.partition(), message.offset());
+        match message.own_id() {
+            Some(id) => out.push_str(id),
+            // Writing to a string cannot fail.
+            None => _ = write!(out, "{}/{}/{}", message.topic(), message.partition(), message.offset()),
+        }
+    }
+
+    /// Appends the id as it stands between the quotes of a JSON string.
+    fn write_id(message: &Message, out: &mut Vec<u8>) {
+        match message.own_id() {
+            Some(id) => json::part_of_string(out, id),
+            None => {
+                json::part_of_string(out, message.topic());
+                json::display(out, format_args!("/{}/{}", message.partition(), message.offset()));
+            }
+        }
     }
 }
 

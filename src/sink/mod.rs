@@ -1,6 +1,6 @@
 //! Sinks: where results and dead letters go.
 //!
-//! A [`Sink`] is one topic of one source. A record handed to it is answered by exactly one [`Receipt`]: written and
+//! A [`Sink`] is one topic of one source, or one exchange and routing key. A record handed to it is answered by exactly one [`Receipt`]: written and
 //! acknowledged, or refused for good. What can heal is retried inside, for as long as it takes; nothing is given up in
 //! silence. Sinks know nothing of functions or V8.
 
@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+pub mod amqp;
 pub mod kafka;
 pub mod memory;
 
@@ -36,6 +37,7 @@ pub type Receipts = mpsc::UnboundedSender<Receipt>;
 #[derive(Debug, Clone)]
 pub enum Sink {
     Kafka(Arc<kafka::KafkaSink>),
+    Amqp(Arc<amqp::AmqpSink>),
     Memory(Arc<memory::MemorySink>),
 }
 
@@ -44,14 +46,16 @@ impl Sink {
     pub fn send(&self, record: Record, ticket: u64, receipts: &Receipts) {
         match self {
             Self::Kafka(sink) => sink.send(record, ticket, receipts),
+            Self::Amqp(sink) => sink.send(record, ticket, receipts),
             Self::Memory(sink) => sink.send(record, ticket, receipts),
         }
     }
 
-    /// `source/topic`, for logs and headers.
+    /// `source/topic` or `source/exchange/routing_key`, for logs and headers.
     pub fn name(&self) -> &str {
         match self {
             Self::Kafka(sink) => sink.name(),
+            Self::Amqp(sink) => sink.name(),
             Self::Memory(sink) => sink.name(),
         }
     }
@@ -60,6 +64,7 @@ impl Sink {
     pub fn record_max(&self) -> usize {
         match self {
             Self::Kafka(sink) => sink.record_max(),
+            Self::Amqp(sink) => sink.record_max(),
             Self::Memory(_) => usize::MAX,
         }
     }

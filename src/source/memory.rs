@@ -228,7 +228,7 @@ impl Feed {
     fn settle(&mut self, reports: Vec<Report>) {
         for report in reports {
             match self.tracker.settle(report.offset, report.settled) {
-                Some(Settled::Finished) => self.count_settled(),
+                Some(Settled::Finished | Settled::Rejected) => self.count_settled(),
                 Some(Settled::Released) => self.ended.abandoned += 1,
                 None => {}
             }
@@ -305,6 +305,7 @@ impl Feed {
             key: parsed.key.as_deref(),
             value: parsed.value.as_deref(),
             headers: parsed.headers.iter().map(|(name, value)| Header { name, value: value.as_deref() }).collect(),
+            properties: None,
         };
         let metrics = &self.subscription.metrics;
         metrics.messages.inc();

@@ -17,6 +17,7 @@ use crate::delivery::Delivery;
 use crate::telemetry::SubscriptionMetrics;
 use crate::trigger::Triggers;
 
+pub mod amqp;
 pub mod kafka;
 pub mod memory;
 
@@ -25,6 +26,7 @@ pub mod memory;
 pub struct Subscription {
     /// Name of the source.
     pub source: String,
+    /// For AMQP: the queue.
     pub group: String,
     /// Every topic that one of the triggers names.
     pub topics: Vec<String>,

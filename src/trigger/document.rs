@@ -2,12 +2,12 @@
 
 use std::borrow::Cow;
 
-use crate::event::MessageRef;
+use crate::event::{MessageRef, Properties};
 
 use super::leaf::{Leaf, Number, Test};
 
 /// A field that needs no scan of the body.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum MetadataField {
     Topic,
     Partition,
@@ -16,7 +16,63 @@ pub(super) enum MetadataField {
     Key,
     Source,
     Header(String),
+    /// Of an AMQP message.
+    Property(Property),
 }
+
+/// A property of an AMQP message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Property {
+    pub name: &'static str,
+    kind: Kind,
+    leaf: fn(&Properties) -> Option<Leaf<'_>>,
+}
+
+impl PartialEq for Property {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+macro_rules! text_property {
+    ($name:literal, $field:ident) => {
+        Property {
+            name: $name,
+            kind: Kind::Text,
+            leaf: |properties| properties.$field.as_ref().map(|value| text(value.as_bytes())),
+        }
+    };
+}
+
+/// What `properties` of a rule may name.
+pub(super) const PROPERTIES: [Property; 14] = [
+    Property { name: "exchange", kind: Kind::Text, leaf: |properties| Some(text(properties.exchange.as_bytes())) },
+    Property {
+        name: "routing_key",
+        kind: Kind::Text,
+        leaf: |properties| Some(text(properties.routing_key.as_bytes())),
+    },
+    Property { name: "redelivered", kind: Kind::Any, leaf: |properties| Some(Leaf::Bool(properties.redelivered)) },
+    text_property!("message_id", message_id),
+    text_property!("correlation_id", correlation_id),
+    text_property!("reply_to", reply_to),
+    text_property!("content_type", content_type),
+    text_property!("content_encoding", content_encoding),
+    text_property!("type", kind),
+    text_property!("app_id", app_id),
+    text_property!("user_id", user_id),
+    text_property!("expiration", expiration),
+    Property {
+        name: "priority",
+        kind: Kind::Number,
+        leaf: |properties| properties.priority.map(|value| number(value.into())),
+    },
+    Property {
+        name: "delivery_mode",
+        kind: Kind::Number,
+        leaf: |properties| properties.delivery_mode.map(|value| number(value.into())),
+    },
+];
 
 /// What the leaves of a field can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +102,7 @@ impl MetadataField {
             Self::Topic | Self::Key | Self::Source => Kind::Text,
             Self::Partition | Self::Offset | Self::Timestamp => Kind::Number,
             Self::Header(_) => Kind::TextOrNull,
+            Self::Property(property) => property.kind,
         }
     }
 
@@ -58,6 +115,7 @@ impl MetadataField {
             Self::Partition => Some(number(message.partition.into())),
             Self::Offset => Some(number(message.offset)),
             Self::Timestamp => message.timestamp.map(number),
+            Self::Property(property) => message.properties.and_then(|own| (property.leaf)(own)),
             Self::Header(name) => {
                 let leaves: Vec<_> = message
                     .headers

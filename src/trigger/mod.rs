@@ -7,6 +7,10 @@
 //!  "key": "k1", "headers": {"region": "eu"}, "source": "shop-kafka"}
 //! ```
 //!
+//! Messages of a queue have `properties` besides, an object with `exchange`, `routing_key`, `message_id`,
+//! `correlation_id`, `reply_to`, `content_type` and the other properties of AMQP; there `topic` is the queue, and a
+//! header that is no text compares as its JSON text.
+//!
 //! How values match:
 //!
 //! - An object matches when all its fields match; a list when any of its tests does: `"text"`, `1`, `true`, `null`,

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::document::{Kind, MetadataField};
+use super::document::{Kind, MetadataField, PROPERTIES, Property};
 use super::leaf::{Comparison, Leaf, LeafTest, Number, Test};
 
 /// A compiled pattern. The default one matches every message.
@@ -35,7 +35,8 @@ pub struct RuleError {
 
 /// Matching recurs as deep as a pattern goes.
 const DEPTH_MAX: usize = 64;
-const FIELDS: [&str; 8] = ["data", "topic", "partition", "offset", "timestamp", "key", "headers", "source"];
+const FIELDS: [&str; 9] =
+    ["data", "topic", "partition", "offset", "timestamp", "key", "headers", "properties", "source"];
 const OPERATORS: [&str; 5] = ["prefix", "suffix", "numeric", "exists", "anything-but"];
 const NOT_YET: [&str; 4] = ["wildcard", "cidr", "equals-ignore-case", "$or"];
 
@@ -56,6 +57,13 @@ impl Rule {
                     for (header, value) in object(name, value)? {
                         let field = MetadataField::Header(header.clone());
                         let tests = tests(&format!("headers.{header}"), value, field.kind())?;
+                        rule.metadata.push((field, tests));
+                    }
+                }
+                ("properties", None) => {
+                    for (property, value) in object(name, value)? {
+                        let field = MetadataField::Property(property_named(property)?);
+                        let tests = tests(&format!("properties.{property}"), value, field.kind())?;
                         rule.metadata.push((field, tests));
                     }
                 }
@@ -82,6 +90,17 @@ fn unknown_field(name: &str) -> RuleError {
         format!("no such field{}; a rule may test {}", did_you_mean(name, &FIELDS), FIELDS.join(", "))
     };
     RuleError { path: name.to_owned(), reason }
+}
+
+fn property_named(name: &str) -> Result<Property> {
+    PROPERTIES.into_iter().find(|property| property.name == name).ok_or_else(|| {
+        let names = PROPERTIES.map(|property| property.name);
+        let (hint, names) = (did_you_mean(name, &names), names.join(", "));
+        RuleError {
+            path: format!("properties.{name}"),
+            reason: format!("no such property{hint}; a rule may test {names}"),
+        }
+    })
 }
 
 fn did_you_mean(name: &str, known: &[&str]) -> String {

@@ -19,6 +19,7 @@ fn message(value: Option<&[u8]>) -> MessageRef<'_> {
             Header { name: "none", value: None },
             Header { name: "raw", value: Some(b"ab\xff") },
         ],
+        properties: None,
     }
 }
 

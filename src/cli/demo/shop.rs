@@ -66,8 +66,8 @@ impl Names {
             trigger: trigger.clone(),
             function: function.clone(),
             orders: topics.first()?.clone(),
-            results: on_success.as_ref()?.topic.clone(),
-            dead_letters: on_failure.as_ref()?.topic.clone(),
+            results: on_success.as_ref()?.target.name(),
+            dead_letters: on_failure.as_ref()?.target.name(),
         })
     }
 }

@@ -27,7 +27,7 @@ impl Resolver<'_> {
         (secrets.len() == files.len()).then_some(secrets)
     }
 
-    fn secret(&mut self, name: &str, file: &SecretFile, path: &KeyPath) -> Option<Secret> {
+    pub(super) fn secret(&mut self, name: &str, file: &SecretFile, path: &KeyPath) -> Option<Secret> {
         match file {
             SecretFile::Open(value) if sounds_secret(name) => Some(Secret::hidden(value)),
             SecretFile::Open(value) => Some(Secret::plain(value)),

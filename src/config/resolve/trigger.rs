@@ -1,19 +1,36 @@
 //! `[service.NAME.trigger.NAME]`: references to functions and sources, and what triggers of one group must agree on.
 
+use std::time::Duration;
+
 use indexmap::IndexMap;
 use indexmap::map::Entry;
 
 use super::Resolver;
+use crate::config::choice::word;
 use crate::config::error::ConfigError;
-use crate::config::file::{FunctionFile, Kind, RetryFile, SinkFile, TriggerFile, retry_max_backoff};
+use crate::config::file::{BindFile, FunctionFile, Kind, RetryFile, SinkFile, TriggerFile, retry_max_backoff};
 use crate::config::place::KeyPath;
-use crate::config::settings::{OnExhausted, RetrySettings, ServiceSettings, SinkSettings, Start, TriggerSettings};
+use crate::config::settings::{
+    Binding, OnExhausted, QueueSettings, RetrySettings, ServiceSettings, SinkSettings, Start, Target, TriggerSettings,
+};
 
 const BATCH_MAX: u32 = 10_000;
 /// The topic of messages of a memory source that name none.
 const MEMORY_TOPIC: &str = "memory";
 /// Kafka takes no longer names.
 const TOPIC_LEN_MAX: usize = 249;
+
+/// Exchanges, queues and routing keys.
+const AMQP_NAME_MAX: usize = 255;
+/// Far below the 30 minutes after which a server takes back a message that was not acknowledged.
+const AMQP_BACKOFF_MAX: Duration = Duration::from_secs(600);
+
+/// What a trigger reads.
+struct Reads {
+    topics: Vec<String>,
+    group: String,
+    queue: Option<QueueSettings>,
+}
 
 /// The service that a trigger belongs to.
 pub(super) struct Within<'a> {
@@ -49,18 +66,16 @@ impl Resolver<'_> {
             let problem = format!("found {}; allowed: 1 to {BATCH_MAX}", file.batch.size);
             self.bad(&path.then("batch").then("size"), problem);
         }
-        let group = file.group.clone().unwrap_or_else(|| within.service.to_owned());
-        if group.is_empty() {
-            self.bad(&path.then("group"), "is empty; leave it out for the service's name");
-        }
         let retry = self.retry(&file.retry, &path.then("retry"));
-        let topics = self.topics(file, path);
+        let reads = self.reads(file, within, path);
+        let Reads { topics, group, queue } = reads?;
         Some(TriggerSettings {
             function: file.function.clone(),
             source: file.source.clone(),
-            topics: topics?,
+            topics,
             group,
-            start: file.start,
+            queue,
+            start: file.start.unwrap_or(Start::Earliest),
             rule: all_or_none(rule)?,
             shape: file.shape,
             order: file.order,
@@ -72,17 +87,95 @@ impl Resolver<'_> {
         })
     }
 
-    fn topics(&mut self, file: &TriggerFile, path: &KeyPath) -> Option<Vec<String>> {
-        let key = path.then("topics");
+    fn reads(&mut self, file: &TriggerFile, within: &Within<'_>, path: &KeyPath) -> Option<Reads> {
         let kind = self.source_kind(&file.source, &path.then("source"))?;
-        if kind == Kind::Memory && file.start == Start::Latest {
+        if kind == Kind::Amqp {
+            return self.queue(file, path);
+        }
+        let amqp_only = [
+            ("queue", file.queue.is_some()),
+            ("declare", file.declare.is_some()),
+            ("queue_type", file.queue_type.is_some()),
+            ("bind", !file.bind.is_empty()),
+            ("on_no_match", file.on_no_match.is_some()),
+        ];
+        self.refuse_trigger_keys_of(&amqp_only, "amqp", path);
+        if file.on_exhausted == Some(OnExhausted::Reject) {
+            let problem = "only a queue can be told of a rejection";
+            self.conflict(&path.then("on_exhausted"), problem, "use \"stop\", \"drop\" or on_failure");
+        }
+        let group = file.group.clone().unwrap_or_else(|| within.service.to_owned());
+        if group.is_empty() {
+            self.bad(&path.then("group"), "is empty; leave it out for the service's name");
+        }
+        Some(Reads { topics: self.topics(file, kind, path)?, group, queue: None })
+    }
+
+    fn refuse_trigger_keys_of(&mut self, keys: &[(&str, bool)], kind: &str, path: &KeyPath) {
+        for (key, _) in keys.iter().filter(|(_, given)| *given) {
+            let problem =
+                format!("belongs to triggers of sources of kind {kind:?}, and this source is of another kind");
+            self.conflict(&path.then(*key), problem, "remove the key, or name another source");
+        }
+    }
+
+    fn queue(&mut self, file: &TriggerFile, path: &KeyPath) -> Option<Reads> {
+        let kafka_only =
+            [("topics", file.topics.is_some()), ("group", file.group.is_some()), ("start", file.start.is_some())];
+        self.refuse_trigger_keys_of(&kafka_only, "kafka", path);
+        let Some(name) = &file.queue else {
+            self.missing(path, "queue", "the queue to read");
+            return None;
+        };
+        self.check_amqp_name(name, &path.then("queue"));
+        if name.is_empty() {
+            self.bad(&path.then("queue"), "is empty; expected the name of a queue");
+        }
+        if file.rule.is_some() && file.on_no_match.is_none() {
+            let expected = "\"ack\", \"reject\" or \"stop\": what becomes of messages that the rule does not match, \
+                            since what is taken off a queue is gone";
+            self.missing(path, "on_no_match", expected);
+        }
+        let longest = file.retry.max_backoff.unwrap_or(file.retry.backoff);
+        if longest > AMQP_BACKOFF_MAX {
+            let problem = "is too long: the server takes a message back that is kept for long";
+            self.conflict(&path.then("retry"), problem, "wait 10 minutes at most");
+        }
+        let bind = file.bind.iter().map(|BindFile { exchange, routing_key }| {
+            let key = path.then("bind");
+            self.check_amqp_name(exchange, &key);
+            self.check_amqp_name(routing_key, &key);
+            if exchange.is_empty() {
+                self.bad(&key, "names no exchange; every queue is bound to the default exchange anyway");
+            }
+            Binding { exchange: exchange.clone(), routing_key: routing_key.clone() }
+        });
+        let queue = QueueSettings {
+            bind: bind.collect(),
+            declare: file.declare,
+            queue_type: file.queue_type,
+            on_no_match: file.on_no_match,
+        };
+        Some(Reads { topics: vec![name.clone()], group: name.clone(), queue: Some(queue) })
+    }
+
+    /// The protocol has one byte for the length of a name or routing key.
+    fn check_amqp_name(&mut self, name: &str, key: &KeyPath) {
+        if name.len() > AMQP_NAME_MAX {
+            self.bad(key, format!("found {} bytes; allowed: {AMQP_NAME_MAX}", name.len()));
+        }
+    }
+
+    fn topics(&mut self, file: &TriggerFile, kind: Kind, path: &KeyPath) -> Option<Vec<String>> {
+        let key = path.then("topics");
+        if kind == Kind::Memory && file.start == Some(Start::Latest) {
             let problem = "a memory source has no latest position";
             self.conflict(&path.then("start"), problem, "remove the key, or say \"earliest\"");
         }
         let topics = match (&file.topics, kind) {
             (Some(topics), _) => topics.clone(),
             (None, Kind::Memory) => vec![MEMORY_TOPIC.to_owned()],
-            (None, Kind::Kafka) => {
+            (None, Kind::Kafka | Kind::Amqp) => {
                 self.missing(path, "topics", "the topics to read, such as [\"orders\"]");
                 return None;
             }
@@ -114,23 +207,56 @@ impl Resolver<'_> {
     }
 
     fn sink(&mut self, file: &SinkFile, path: &KeyPath) -> Option<SinkSettings> {
-        self.check_topic(&file.topic, &path.then("topic"));
-        let (key, stated, source) = match (&file.kafka, &file.memory) {
-            (Some(source), None) => ("kafka", Kind::Kafka, source),
-            (None, Some(source)) => ("memory", Kind::Memory, source),
+        let (stated, source) = match (&file.kafka, &file.memory, &file.amqp) {
+            (Some(source), None, None) => (Kind::Kafka, source),
+            (None, Some(source), None) => (Kind::Memory, source),
+            (None, None, Some(source)) => (Kind::Amqp, source),
             _ => {
-                let problem = "names no source, or several";
-                self.conflict(path, problem, "give one of kafka = \"SOURCE\" and memory = \"SOURCE\"");
+                let fix = "give one of kafka = \"SOURCE\", memory = \"SOURCE\" and amqp = \"SOURCE\"";
+                self.conflict(path, "names no source, or several", fix);
                 return None;
             }
         };
-        if self.source_kind(source, &path.then(key))? != stated {
-            let other = if stated == Kind::Kafka { "memory" } else { "kafka" };
+        let key = path.then(word(stated));
+        let target = self.target(file, stated, path);
+        let found = self.source_kind(source, &key)?;
+        if found != stated {
+            let other = word(found);
             let problem = format!("the source {source:?} is of kind {other:?}");
-            self.conflict(&path.then(key), problem, format!("write {other} = {source:?}, or name another source"));
+            self.conflict(&key, problem, format!("write {other} = {source:?}, or name another source"));
             return None;
         }
-        Some(SinkSettings { source: source.clone(), topic: file.topic.clone() })
+        Some(SinkSettings { source: source.clone(), target: target? })
+    }
+
+    fn target(&mut self, file: &SinkFile, kind: Kind, path: &KeyPath) -> Option<Target> {
+        if kind != Kind::Amqp {
+            for (key, given) in [("exchange", &file.exchange), ("routing_key", &file.routing_key)] {
+                if given.is_some() {
+                    self.conflict(&path.then(key), "belongs to AMQP", "give a topic instead");
+                }
+            }
+            let Some(topic) = &file.topic else {
+                self.missing(path, "topic", "the topic to write to");
+                return None;
+            };
+            self.check_topic(topic, &path.then("topic"));
+            return Some(Target::Topic(topic.clone()));
+        }
+        if file.topic.is_some() {
+            self.conflict(&path.then("topic"), "AMQP has no topics", "give exchange and routing_key instead");
+        }
+        let Some(routing_key) = &file.routing_key else {
+            self.missing(path, "routing_key", "the routing key to publish with; it may be \"\"");
+            return None;
+        };
+        let exchange = file.exchange.clone().unwrap_or_default();
+        self.check_amqp_name(&exchange, &path.then("exchange"));
+        self.check_amqp_name(routing_key, &path.then("routing_key"));
+        if exchange.is_empty() && routing_key.is_empty() {
+            self.bad(path, "names neither an exchange nor a queue");
+        }
+        Some(Target::Exchange { exchange, routing_key: routing_key.clone() })
     }
 
     fn source_kind(&mut self, source: &str, key: &KeyPath) -> Option<Kind> {
@@ -170,6 +296,30 @@ impl Resolver<'_> {
             }
         }
         self.check_memory_groups(&groups);
+        self.check_queues(services);
+    }
+
+    /// One channel serves all triggers of a queue.
+    fn check_queues(&mut self, services: &IndexMap<String, ServiceSettings>) {
+        let mut said: IndexMap<(&str, &str), (QueueSettings, KeyPath)> = IndexMap::new();
+        for (service_name, service) in services {
+            for (name, trigger) in &service.triggers {
+                let Some(queue) = &trigger.queue else { continue };
+                let path = KeyPath::of(["service", service_name, "trigger", name]);
+                let (known, first) = said
+                    .entry((&trigger.source, &trigger.group))
+                    .or_insert_with(|| (QueueSettings::default(), path.clone()));
+                let differs = [
+                    ("declare", differ(&mut known.declare, queue.declare)),
+                    ("queue_type", differ(&mut known.queue_type, queue.queue_type)),
+                    ("on_no_match", differ(&mut known.on_no_match, queue.on_no_match)),
+                ];
+                for (key, _) in differs.into_iter().filter(|(_, differs)| *differs) {
+                    let problem = format!("differs from what {first} or another trigger of the same queue says");
+                    self.conflict(&path.then(key), problem, "give all of them the same");
+                }
+            }
+        }
     }
 
     /// The lines of a memory source are there once; so is standard input.
@@ -202,5 +352,17 @@ fn all_or_none<T>(given: Option<Option<T>>) -> Option<Option<T>> {
         Some(None) => None,
         Some(value) => Some(value),
         None => Some(None),
+    }
+}
+
+/// Notes what is said; whether it differs from what was said before.
+fn differ<T: PartialEq + Copy>(known: &mut Option<T>, said: Option<T>) -> bool {
+    match (*known, said) {
+        (Some(known), Some(said)) => known != said,
+        (None, said) => {
+            *known = said;
+            false
+        }
+        (Some(_), None) => false,
     }
 }

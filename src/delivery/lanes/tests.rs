@@ -33,6 +33,7 @@ impl Bench {
             key: None,
             value,
             headers: vec![],
+            properties: None,
         };
         Delivery {
             message: Message::copy_of(&message, "t".into()),

@@ -103,6 +103,7 @@ fn delivery(assignment: &Arc<Assignment>, offset: i64, reports: &Reports) -> Del
         key: None,
         value: Some(b"{}"),
         headers: vec![],
+        properties: None,
     };
     Delivery {
         message: Message::copy_of(&message, "orders".into()),

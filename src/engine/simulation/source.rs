@@ -290,6 +290,7 @@ fn take(partition: usize, held: &mut Held, exits: &mut [Exit], scene: &mut Scene
         key: None,
         value: Some(value.as_bytes()),
         headers: Vec::new(),
+        properties: None,
     };
     for &trigger in &triggers {
         let exit = &mut exits[trigger];

@@ -45,8 +45,11 @@ impl<'m> Body<'m> {
     }
 }
 
-/// The message's `content-type` header, if it is text.
+/// The message's content type: the AMQP property, or the header `content-type`, if it is text.
 pub(super) fn content_type(message: &Message) -> Option<&str> {
+    if let Some(own) = message.properties().and_then(|properties| properties.content_type.as_deref()) {
+        return Some(own);
+    }
     let header = message.headers().find(|header| header.name.eq_ignore_ascii_case("content-type"))?;
     std::str::from_utf8(header.value?).ok()
 }

@@ -93,16 +93,23 @@ fn write_fresh(envelope: &Envelope, message: &Message, event: &mut Attributes<'_
     event.text("specversion", "1.0");
     let id = event.name("id");
     id.push(b'"');
-    json::part_of_string(id, message.topic());
-    json::display(id, format_args!("/{}/{}\"", message.partition(), message.offset()));
+    Envelope::write_id(message, id);
+    id.push(b'"');
     let mut source = String::from("/lagless/");
     percent_encode(&envelope.source, &mut source);
     source.push('/');
     percent_encode(message.topic(), &mut source);
     event.text("source", &source);
     event.text("type", "dev.lagless.message");
-    let subject = event.name("subject");
-    json::display(subject, format_args!("\"partition:{}#{}\"", message.partition(), message.offset()));
+    match message.properties() {
+        // A subject must not be empty.
+        Some(properties) if properties.routing_key.is_empty() => {}
+        Some(properties) => event.text("subject", &properties.routing_key),
+        None => {
+            let place = format_args!("\"partition:{}#{}\"", message.partition(), message.offset());
+            json::display(event.name("subject"), place);
+        }
+    }
     if let Some(moment) = json::moment(message.timestamp()) {
         json::time(event.name("time"), &moment);
     }

@@ -7,6 +7,7 @@ use base64::display::Base64Display;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
+use serde::Serialize;
 
 const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
 /// 0000-01-01T00:00:00Z: years before it cannot be said in RFC 3339.
@@ -56,6 +57,12 @@ pub(super) fn text_or_base64(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
             out.push(b'}');
         }
     }
+}
+
+/// A value that serialises to JSON.
+pub(super) fn value(out: &mut Vec<u8>, value: &impl Serialize) {
+    // Writing to memory cannot fail, and the keys of all our values are strings.
+    let _ = serde_json::to_writer(out, value);
 }
 
 /// What displays as JSON already: numbers.

@@ -19,6 +19,22 @@ const KEYS: &[&str] = &[
     "attempt",
     "data",
 ];
+/// Of AMQP messages.
+const KEYS_WITH_PROPERTIES: &[&str] = &[
+    "id",
+    "source",
+    "trigger",
+    "time",
+    "topic",
+    "partition",
+    "offset",
+    "key",
+    "headers",
+    "content_type",
+    "attempt",
+    "properties",
+    "data",
+];
 
 impl Envelope {
     pub(super) fn write_lagless<'m>(
@@ -30,9 +46,8 @@ impl Envelope {
     ) -> Written<'m> {
         let body = Body::of(message);
         out.extend_from_slice(b"{\"id\":\"");
-        json::part_of_string(out, message.topic());
-        json::display(out, format_args!("/{}/{}\"", message.partition(), message.offset()));
-        out.extend_from_slice(b",\"source\":");
+        Self::write_id(message, out);
+        out.extend_from_slice(b"\",\"source\":");
         json::string(out, &self.source);
         out.extend_from_slice(b",\"trigger\":");
         json::string(out, &self.trigger);
@@ -47,11 +62,23 @@ impl Envelope {
         out.extend_from_slice(b",\"key\":");
         json::text_or_base64(out, message.key());
         out.extend_from_slice(b",\"headers\":");
-        write_headers(message, out);
+        match message.properties() {
+            Some(properties) => json::value(out, &properties.headers),
+            None => write_headers(message, out),
+        }
         out.extend_from_slice(b",\"content_type\":");
         json::text_or_base64(out, body.content_type.map(str::as_bytes));
-        json::display(out, format_args!(",\"attempt\":{attempt}}}"));
-        Written { template: templates.fixed(KEYS), data: body.data }
+        json::display(out, format_args!(",\"attempt\":{attempt}"));
+        let keys = match message.properties() {
+            Some(properties) => {
+                out.extend_from_slice(b",\"properties\":");
+                json::value(out, &**properties);
+                KEYS_WITH_PROPERTIES
+            }
+            None => KEYS,
+        };
+        out.push(b'}');
+        Written { template: templates.fixed(keys), data: body.data }
     }
 }
 

@@ -16,6 +16,7 @@ fn message<'a>(value: Option<&'a [u8]>, headers: &[(&'a str, Option<&'a [u8]>)])
         key: Some(b"k1"),
         value,
         headers: headers.iter().map(|&(name, value)| Header { name, value }).collect(),
+        properties: None,
     }
 }
 
@@ -239,6 +240,7 @@ proptest! {
         let message = MessageRef {
             topic: &topic, partition: 0, offset: i64::MAX, timestamp,
             key: key.as_deref(), value: value.as_deref(), headers,
+            properties: None,
         };
         for shape in [Shape::Lagless, Shape::CloudEvents] {
             let whole = event(shape, &message);

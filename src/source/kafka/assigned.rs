@@ -156,7 +156,7 @@ impl Assigned {
             };
             let partition = &mut self.partitions[index];
             match partition.tracker.settle(report.offset, report.settled) {
-                Some(Settled::Finished) => {
+                Some(Settled::Finished | Settled::Rejected) => {
                     self.settled += 1;
                     self.subscription.metrics.settled.inc();
                 }

@@ -20,6 +20,7 @@ pub(super) fn lend<'a>(message: &'a BorrowedMessage<'_>) -> MessageRef<'a> {
         key: message.key(),
         value: message.payload(),
         headers: message.headers().map_or_else(Vec::new, headers),
+        properties: None,
     }
 }
 

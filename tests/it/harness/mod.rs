@@ -3,5 +3,6 @@
 pub mod kafka;
 pub mod numbered;
 pub mod project;
+pub mod rabbit;
 pub mod wait;
 pub mod worker;

@@ -1,0 +1,132 @@
+//! Connections to a source's servers: which to try, how long to wait, and words for what goes wrong.
+
+use std::time::Duration;
+
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::uri::AMQPUri;
+use lapin::{Connection, ConnectionProperties, Error, ErrorKind};
+
+use crate::config::AmqpSettings;
+use crate::source::Fault;
+
+/// How long a server may take to answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer that is silent for longer than about twice this is taken for gone; the URL may say otherwise. Seconds.
+const HEARTBEAT_SECONDS: u16 = 15;
+const BACKOFF_MIN: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// The servers of a source, tried in turn.
+#[derive(Debug)]
+pub(crate) struct Servers {
+    uris: Vec<AMQPUri>,
+    /// The name that the server's operator sees.
+    name: String,
+    next: usize,
+    failures: u32,
+}
+
+impl Servers {
+    /// # Errors
+    /// When an address cannot be understood; it is not shown, since it may hold a password.
+    pub(crate) fn new(source_name: &str, settings: &AmqpSettings, name: String) -> Result<Self, Fault> {
+        let parse = |url: &str| {
+            url.parse::<AMQPUri>().map(|mut uri| {
+                uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+                uri
+            })
+        };
+        let uris = settings.urls.iter().map(|url| parse(url.reveal())).collect::<Result<_, _>>();
+        let uris = uris.map_err(|_| Fault::Client {
+            source_name: source_name.to_owned(),
+            reason: "`url` is not understood: expected amqp://user:password@host:port/vhost".to_owned(),
+        })?;
+        Ok(Self { uris, name, next: 0, failures: 0 })
+    }
+
+    /// Connects to the next server. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// What has gone wrong, in words, with the server's host and port.
+    pub(crate) async fn connect(&mut self) -> Result<Connection, String> {
+        let uri = self.uris[self.next % self.uris.len()].clone();
+        self.next = (self.next + 1) % self.uris.len();
+        let place = format!("{}:{}", uri.authority.host, uri.authority.port);
+        let properties = ConnectionProperties::default().with_connection_name(self.name.as_str().into());
+        let connecting = Connection::connect_uri(uri, properties);
+        match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => Err(format!("{place}: {}", explain(&error))),
+            Err(_) => Err(format!("{place}: no answer within {CONNECT_TIMEOUT:?}; still trying")),
+        }
+    }
+
+    /// Says that a connection has served.
+    pub(crate) fn succeeded(&mut self) {
+        self.failures = 0;
+    }
+
+    /// How long to wait after a failure: all servers are tried once before the waits grow. Up to half of it is left to
+    /// chance, so that workers do not come back in step.
+    pub(crate) fn backoff(&mut self) -> Duration {
+        self.failures = self.failures.saturating_add(1);
+        let rounds = self.failures.div_ceil(u32::try_from(self.uris.len()).unwrap_or(1).max(1));
+        let wait = BACKOFF_MIN.saturating_mul(1 << (rounds - 1).min(10)).min(BACKOFF_MAX);
+        wait.mul_f64(1.0 - rand::random::<f64>() / 2.0)
+    }
+}
+
+/// One sentence about an error, with what to do about it.
+pub(crate) fn explain(error: &Error) -> String {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => {
+            let told = error.get_message();
+            let advice = match error.kind() {
+                AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => {
+                    "check user and password in `url`, and what the user may do in this virtual host"
+                }
+                AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => "create it, or fix its name; still trying",
+                AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED) => {
+                    "it exists with other properties, or a message was kept for too long"
+                }
+                AMQPErrorKind::Soft(AMQPSoftError::RESOURCELOCKED) => "another connection has it for itself",
+                AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED) => {
+                    "check the virtual host in `url` and the user's rights"
+                }
+                AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED) => "the server goes away; still trying",
+                _ => "still trying",
+            };
+            format!("{told}: {advice}")
+        }
+        ErrorKind::IOError(error) => format!("server not reachable ({error}): check `url`; still trying"),
+        ErrorKind::MissingHeartbeatError => "the server was silent for too long; still trying".to_owned(),
+        _ => format!("{error}; still trying"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    fn servers(urls: &[&str]) -> Result<Servers, Fault> {
+        let urls = urls.iter().map(|url| Secret::plain(*url)).collect();
+        Servers::new("rabbit", &AmqpSettings { urls }, "test".to_owned())
+    }
+
+    #[test]
+    fn waits_grow_once_all_servers_were_tried() {
+        let mut servers = servers(&["amqp://a", "amqp://b"]).unwrap();
+        let waits: Vec<Duration> = (0..60).map(|_| servers.backoff()).collect();
+        assert!(waits[..2].iter().all(|wait| *wait <= BACKOFF_MIN && *wait >= BACKOFF_MIN / 2), "{waits:?}");
+        assert!(waits[2] > BACKOFF_MIN * 9 / 10 && waits[59] <= BACKOFF_MAX && waits[59] >= BACKOFF_MAX / 2);
+        servers.succeeded();
+        assert!(servers.backoff() <= BACKOFF_MIN);
+    }
+
+    #[test]
+    fn a_bad_url_is_refused_without_being_shown() {
+        let error = servers(&["amqp://me:hush@host:port/"]).unwrap_err().to_string();
+        assert!(error.contains("rabbit") && !error.contains("hush"), "{error}");
+    }
+}

@@ -1,0 +1,293 @@
+//! A real RabbitMQ: the one that all tests share, or one of a test's own that it may stop.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::project::{Project, case};
+use super::wait::{SOON, WORK, eventually};
+use super::worker::Worker;
+use crate::verifier::{self, Id, Report, Returned, Sent};
+
+/// A server to talk to.
+#[derive(Debug, Clone)]
+pub struct Rabbit {
+    pub url: String,
+}
+
+/// A connection of a test's own.
+struct Link {
+    runtime: Runtime,
+    channel: Channel,
+    _connection: Connection,
+}
+
+impl Rabbit {
+    /// The server that `make test` has started, or that the user has named.
+    pub fn shared() -> Self {
+        let url = std::env::var("AMQP_URL")
+            .expect("this test needs RabbitMQ: run `make test`, which starts one, or set AMQP_URL to amqp://host:port");
+        Self { url }
+    }
+
+    fn link(&self) -> Link {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (connection, channel) = runtime.block_on(async {
+            let connection = Connection::connect(&self.url, ConnectionProperties::default()).await.unwrap();
+            let channel = connection.create_channel().await.unwrap();
+            (connection, channel)
+        });
+        Link { runtime, channel, _connection: connection }
+    }
+
+    /// A durable queue with arguments.
+    pub fn create_queue(&self, name: &str, arguments: &[(&str, &str)]) {
+        let mut table = FieldTable::default();
+        for (key, value) in arguments {
+            table.insert((*key).into(), AMQPValue::LongString((*value).into()));
+        }
+        let link = self.link();
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        link.runtime.block_on(link.channel.queue_declare(name.into(), options, table)).unwrap();
+    }
+
+    pub fn create_exchange(&self, name: &str, kind: ExchangeKind) {
+        let link = self.link();
+        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        let table = FieldTable::default();
+        link.runtime.block_on(link.channel.exchange_declare(name.into(), kind, options, table)).unwrap();
+    }
+
+    pub fn delete_queue(&self, name: &str) {
+        let link = self.link();
+        link.runtime.block_on(link.channel.queue_delete(name.into(), QueueDeleteOptions::default())).unwrap();
+    }
+
+    /// Publishes bodies, and waits until the server has them all.
+    pub fn publish(&self, exchange: &str, routing_key: &str, bodies: impl Iterator<Item = String>) {
+        let bodies = bodies.map(|body| (body, BasicProperties::default().with_delivery_mode(2)));
+        self.publish_with(exchange, routing_key, bodies);
+    }
+
+    pub fn publish_with(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        messages: impl Iterator<Item = (String, BasicProperties)>,
+    ) {
+        let Link { runtime, channel, .. } = &self.link();
+        runtime.block_on(async {
+            channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+            for (body, properties) in messages {
+                let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+                let (exchange, key) = (exchange.into(), routing_key.into());
+                let confirm = channel.basic_publish(exchange, key, options, body.as_bytes(), properties).await.unwrap();
+                drop(confirm);
+            }
+            assert_eq!(channel.wait_for_confirms().await.unwrap(), [], "unroutable");
+        });
+    }
+
+    /// Messages ready in a queue, those in hand of consumers not counted; `None` where there is no queue.
+    pub fn ready(&self, queue: &str) -> Option<u32> {
+        let link = self.link();
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let asked = link.runtime.block_on(link.channel.queue_declare(queue.into(), options, FieldTable::default()));
+        asked.ok().map(|queue| queue.message_count())
+    }
+
+    /// Waits until a queue holds at least so many messages.
+    #[track_caller]
+    pub fn until_ready(&self, queue: &str, count: u32) {
+        eventually(&format!("{count} messages in {queue}"), SOON, || match self.ready(queue) {
+            Some(ready) if ready >= count => Ok(()),
+            ready => Err(format!("{ready:?}")),
+        });
+    }
+
+    /// Takes all messages off a queue.
+    pub fn take_all(&self, queue: &str) -> Vec<Delivery> {
+        let Link { runtime, channel, .. } = &self.link();
+        runtime.block_on(async {
+            channel.basic_qos(5000, BasicQosOptions::default()).await.unwrap();
+            let options = BasicConsumeOptions::default();
+            let mut consumer =
+                channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap();
+            let mut taken = Vec::new();
+            while let Ok(Some(Ok(message))) = tokio::time::timeout(Duration::from_secs(1), consumer.next()).await {
+                taken.push(message);
+                if taken.len() % 1000 == 0 {
+                    acknowledge(channel, taken.last()).await;
+                }
+            }
+            acknowledge(channel, taken.last()).await;
+            taken
+        })
+    }
+}
+
+async fn acknowledge(channel: &Channel, last: Option<&Delivery>) {
+    if let Some(last) = last {
+        channel.basic_ack(last.delivery_tag, BasicAckOptions { multiple: true }).await.unwrap();
+    }
+}
+
+/// A server of a test's own, in a folder of its own; ends with the value.
+#[derive(Debug)]
+pub struct OwnRabbit {
+    folder: TempDir,
+    pub rabbit: Rabbit,
+}
+
+impl OwnRabbit {
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = script("start", folder.path());
+        Self { folder, rabbit: Rabbit { url } }
+    }
+
+    pub fn stop(&self) {
+        script("stop", self.folder.path());
+    }
+
+    pub fn start_again(&self) {
+        script("start", self.folder.path());
+    }
+}
+
+impl Drop for OwnRabbit {
+    fn drop(&mut self) {
+        // A test that has failed already says more than a server that cannot be stopped.
+        let _ = run_script("stop", self.folder.path(), &["--kill"]);
+    }
+}
+
+fn script(verb: &str, folder: &Path) -> String {
+    let done = run_script(verb, folder, &[]).unwrap();
+    assert!(done.status.success(), "rabbitmq.sh {verb}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap().trim().to_owned()
+}
+
+fn run_script(verb: &str, folder: &Path, options: &[&str]) -> std::io::Result<Output> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/brokers/rabbitmq.sh");
+    Command::new(script).arg(verb).arg(folder).args(options).stdin(Stdio::null()).output()
+}
+
+/// Numbered messages from one queue through one function to another queue.
+#[derive(Debug)]
+pub struct Queues {
+    pub rabbit: Rabbit,
+    pub name: String,
+}
+
+impl Queues {
+    pub fn on(rabbit: &Rabbit, name: &str) -> Self {
+        Self::with_input(rabbit, name, &[])
+    }
+
+    /// The input queue has these arguments.
+    pub fn with_input(rabbit: &Rabbit, name: &str, arguments: &[(&str, &str)]) -> Self {
+        let queues = Self { rabbit: rabbit.clone(), name: format!("{name}-{:08x}", rand::random::<u32>()) };
+        rabbit.create_queue(&queues.input(), arguments);
+        rabbit.create_queue(&queues.output(), &[]);
+        queues
+    }
+
+    pub fn input(&self) -> String {
+        format!("{}.in", self.name)
+    }
+
+    pub fn output(&self) -> String {
+        format!("{}.out", self.name)
+    }
+
+    /// A project with this code, and more lines for service and trigger.
+    pub fn project_with(&self, code: &str, service: &str, trigger: &str) -> Project {
+        let (url, input, output) = (&self.rabbit.url, self.input(), self.output());
+        let config = format!(
+            r#"
+            admin = "127.0.0.1:0"
+            [source.rabbit]
+            kind = "amqp"
+            url = "{url}"
+            [service.it]
+            {service}
+            [service.it.function.f]
+            code = "f.ts"
+            [service.it.trigger.t]
+            function = "f"
+            source = "rabbit"
+            queue = "{input}"
+            retry = {{ attempts = 20, backoff = "5ms" }}
+            on_success = {{ amqp = "rabbit", routing_key = "{output}" }}
+            {trigger}
+            "#
+        );
+        Project::new(&config).with("f.ts", code)
+    }
+
+    /// A project with a function of `tests/cases`.
+    pub fn project(&self, function: &str, trigger: &str) -> Project {
+        self.project_with(&case(function), "env = { WAIT_MS = \"2\" }", trigger)
+    }
+
+    pub fn start(&self, project: &Project) -> Worker {
+        Worker::start(project.command(&["run"]), Stdio::null())
+    }
+
+    pub fn produce(&self, seqs: std::ops::Range<u64>) {
+        let body = |seq: u64| format!(r#"{{"key":"k{}","seq":{seq}}}"#, seq % 97);
+        self.rabbit.publish("", &self.input(), seqs.map(body));
+    }
+
+    /// Waits until the queue is empty and nothing is in the workers' hands.
+    #[track_caller]
+    pub fn until_complete(&self, workers: &mut [Worker]) {
+        eventually("an empty queue and idle workers", WORK, || {
+            let ready = self.rabbit.ready(&self.input());
+            let lag: f64 =
+                workers.iter_mut().map(|worker| worker.metric("lagless_subscription_lag_messages", "")).sum();
+            if ready == Some(0) && lag == 0.0 { Ok(()) } else { Err(format!("{ready:?} ready, {lag} to do")) }
+        });
+    }
+
+    /// Compares the results with the messages 0 to `sent`.
+    pub fn report(&self, sent: u64) -> Report {
+        let id = |seq: u64| Id { key: format!("k{}", seq % 97), seq };
+        let input: Vec<Sent> = (0..sent).map(|seq| Sent { partition: 0, id: id(seq) }).collect();
+        let output: Vec<Returned> = self
+            .rabbit
+            .take_all(&self.output())
+            .iter()
+            .map(|message| {
+                let json: serde_json::Value = serde_json::from_slice(&message.data).unwrap();
+                Returned {
+                    partition: 0,
+                    id: Id { key: json["key"].as_str().unwrap().to_owned(), seq: json["seq"].as_u64().unwrap() },
+                    attempt: u32::try_from(json["attempt"].as_u64().unwrap()).unwrap(),
+                    started_us: json["started_us"].as_u64().unwrap(),
+                }
+            })
+            .collect();
+        verifier::compare(&input, &output)
+    }
+
+    #[track_caller]
+    pub fn expect_none_lost(&self, sent: u64) -> Report {
+        let report = self.report(sent);
+        assert!(report.is_complete(), "{}: {report}", self.name);
+        assert_eq!(self.rabbit.ready(&self.input()), Some(0), "{}", self.name);
+        report
+    }
+}
