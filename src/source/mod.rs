@@ -2,7 +2,8 @@
 //!
 //! A [`Subscription`] is one consumer with its own thread (or task). It reads messages, asks [`Triggers`] which triggers
 //! they fire, tracks their offsets, and hands deliveries to the [`Route`] of each trigger. It learns their fates through
-//! [`Reports`](crate::delivery::Reports). It never waits for a function: when too much is in flight it stops taking, and it keeps polling.
+//! [`Reports`](crate::delivery::Reports). It never waits for a function: when too much is in flight it stops taking, and
+//! it keeps polling.
 //!
 //! Sources know nothing of functions, isolates or V8. Each broker is a room of its own; the next ones come in by
 //! offering a `spawn` like [`kafka::spawn`] and a [`Fault`] where they cannot start.
