@@ -40,6 +40,10 @@ const OBSERVE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the last commit may take once the deadline has passed.
 const LAST_COMMIT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A client without partitions that has reached no broker for this long is replaced: once in a while one does not find
+/// back to a broker that was away, however long that has been back.
+const STRANDED_AFTER: Duration = Duration::from_secs(30);
+
 /// How a client's life ended.
 #[derive(Debug)]
 pub(super) enum Exit {
@@ -128,7 +132,20 @@ impl Reader {
         self.mend(Instant::now());
         self.balance(Instant::now());
         self.commit(Instant::now());
-        flow
+        flow?;
+        if self.is_stranded(Instant::now()) {
+            let Subscription { source, group, .. } = &*self.subscription;
+            tracing::warn!(source, group, "no broker has answered for {STRANDED_AFTER:?}: trying with a new client");
+            return ControlFlow::Break(RDKafkaErrorCode::AllBrokersDown);
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Whether the client has nothing to lose and reaches nobody.
+    fn is_stranded(&self, now: Instant) -> bool {
+        let lost_for = self.consumer.context().lost_for(now);
+        let assigned = self.assigned();
+        lost_for >= STRANDED_AFTER && assigned.partitions.is_empty() && !assigned.leaving
     }
 
     /// Takes messages until the client has none at hand or the turn is long enough.

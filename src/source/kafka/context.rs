@@ -1,7 +1,7 @@
 //! What the client calls back: its log lines, errors and statistics. Partitions that come and go are in `rebalance`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
@@ -42,6 +42,11 @@ impl Context {
     /// Whether a broker was connected when last heard.
     pub(super) fn is_reached(&self) -> bool {
         self.reach.lock().unwrap_or_else(PoisonError::into_inner).is_reached()
+    }
+
+    /// For how long no broker has been connected.
+    pub(super) fn lost_for(&self, now: Instant) -> Duration {
+        self.reach.lock().unwrap_or_else(PoisonError::into_inner).lost_for(now)
     }
 
     pub(super) fn note_commit(&self, answer: &Answer) {

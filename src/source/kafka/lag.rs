@@ -51,6 +51,14 @@ impl Reach {
         matches!(self, Self::Reached)
     }
 
+    /// For how long no broker has been connected.
+    pub(super) fn lost_for(&self, now: Instant) -> Duration {
+        match self {
+            Self::Reached => Duration::ZERO,
+            Self::Lost { since, .. } => now.saturating_duration_since(*since),
+        }
+    }
+
     /// Notes whether a broker is connected. Answers what is worth telling: connected again, or still nothing.
     pub(super) fn note(&mut self, is_up: bool, now: Instant) -> Option<bool> {
         match self {
@@ -88,7 +96,9 @@ mod tests {
         assert_eq!(reach.note(false, at(3)), Some(false));
         assert_eq!(reach.note(false, at(12)), None);
         assert_eq!(reach.note(false, at(13)), Some(false));
+        assert_eq!(reach.lost_for(at(13)), Duration::from_secs(13));
         assert_eq!(reach.note(true, at(14)), Some(true));
+        assert_eq!(reach.lost_for(at(14)), Duration::ZERO);
         assert_eq!(reach.note(false, at(15)), None);
         assert_eq!(reach.note(true, at(16)), None);
         assert!(reach.is_reached());

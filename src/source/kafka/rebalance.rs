@@ -17,6 +17,10 @@ use crate::source::Subscription;
 /// How long each question for positions may take while polling stands still.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// For how long a last commit is made again while other members still take part in the rebalance, and how often.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(2);
+const COMMIT_PAUSE: Duration = Duration::from_millis(20);
+
 impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
         self.subscription.metrics.rebalances.inc();
@@ -96,7 +100,7 @@ impl Context {
         } else {
             tracing::info!(source, group, partitions = spots.len(), open, "partitions revoked");
             if let Some(offsets) = offsets(&mut released)
-                && let Err(error) = consumer.commit(&offsets, CommitMode::Sync)
+                && let Err(error) = commit(consumer, &offsets)
                 && error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset)
             {
                 self.subscription.metrics.commit_failures.inc();
@@ -118,5 +122,22 @@ impl Context {
             .iter()
             .map(|element| Spot { topic: assigned.topic(element.topic()), partition: element.partition() })
             .collect()
+    }
+}
+
+/// Commits for the last time. The broker takes no commits until every member has its new assignment; giving up at once
+/// would have the next owner repeat what is settled.
+fn commit(consumer: &BaseConsumer<Context>, offsets: &TopicPartitionList) -> KafkaResult<()> {
+    let deadline = Instant::now() + COMMIT_PATIENCE;
+    loop {
+        match consumer.commit(offsets, CommitMode::Sync) {
+            Err(error)
+                if error.rdkafka_error_code() == Some(RDKafkaErrorCode::RebalanceInProgress)
+                    && Instant::now() < deadline =>
+            {
+                std::thread::sleep(COMMIT_PAUSE);
+            }
+            answer => return answer,
+        }
     }
 }
