@@ -1,9 +1,8 @@
 //! Sinks: where results and dead letters go.
 //!
 //! A [`Sink`] is one topic of one source, or one exchange and routing key. A record handed to it is answered by exactly
-//! one [`Receipt`]: written and
-//! acknowledged, or refused for good. What can heal is retried inside, for as long as it takes; nothing is given up in
-//! silence. Sinks know nothing of functions or V8.
+//! one [`Receipt`]: written and acknowledged, or refused for good. What can heal is retried inside, for as long as it
+//! takes; nothing is given up in silence. Sinks know nothing of functions or V8.
 
 use std::sync::Arc;
 
