@@ -1,7 +1,9 @@
 //! From what was written to what the program uses: references are looked up, paths and defaults that depend on other
 //! keys are filled in, and rules across keys are enforced.
 
+mod queue;
 mod reference;
+mod sink;
 mod source;
 mod trigger;
 

@@ -1,18 +1,13 @@
 //! `[service.NAME.trigger.NAME]`: references to functions and sources, and what triggers of one group must agree on.
 
-use std::time::Duration;
-
 use indexmap::IndexMap;
 use indexmap::map::Entry;
 
 use super::Resolver;
-use crate::config::choice::word;
 use crate::config::error::ConfigError;
-use crate::config::file::{BindFile, FunctionFile, Kind, RetryFile, SinkFile, TriggerFile, retry_max_backoff};
+use crate::config::file::{FunctionFile, Kind, RetryFile, TriggerFile, retry_max_backoff};
 use crate::config::place::KeyPath;
-use crate::config::settings::{
-    Binding, OnExhausted, QueueSettings, RetrySettings, ServiceSettings, SinkSettings, Start, Target, TriggerSettings,
-};
+use crate::config::settings::{OnExhausted, QueueSettings, RetrySettings, ServiceSettings, Start, TriggerSettings};
 
 const BATCH_MAX: u32 = 10_000;
 /// The topic of messages of a memory source that name none.
@@ -20,16 +15,11 @@ const MEMORY_TOPIC: &str = "memory";
 /// Kafka takes no longer names.
 const TOPIC_LEN_MAX: usize = 249;
 
-/// Exchanges, queues and routing keys.
-const AMQP_NAME_MAX: usize = 255;
-/// Far below the 30 minutes after which a server takes back a message that was not acknowledged.
-const AMQP_BACKOFF_MAX: Duration = Duration::from_secs(600);
-
 /// What a trigger reads.
-struct Reads {
-    topics: Vec<String>,
-    group: String,
-    queue: Option<QueueSettings>,
+pub(super) struct Reads {
+    pub topics: Vec<String>,
+    pub group: String,
+    pub queue: Option<QueueSettings>,
 }
 
 /// The service that a trigger belongs to.
@@ -111,58 +101,11 @@ impl Resolver<'_> {
         Some(Reads { topics: self.topics(file, kind, path)?, group, queue: None })
     }
 
-    fn refuse_trigger_keys_of(&mut self, keys: &[(&str, bool)], kind: &str, path: &KeyPath) {
+    pub(super) fn refuse_trigger_keys_of(&mut self, keys: &[(&str, bool)], kind: &str, path: &KeyPath) {
         for (key, _) in keys.iter().filter(|(_, given)| *given) {
             let problem =
                 format!("belongs to triggers of sources of kind {kind:?}, and this source is of another kind");
             self.conflict(&path.then(*key), problem, "remove the key, or name another source");
-        }
-    }
-
-    fn queue(&mut self, file: &TriggerFile, path: &KeyPath) -> Option<Reads> {
-        let kafka_only =
-            [("topics", file.topics.is_some()), ("group", file.group.is_some()), ("start", file.start.is_some())];
-        self.refuse_trigger_keys_of(&kafka_only, "kafka", path);
-        let Some(name) = &file.queue else {
-            self.missing(path, "queue", "the queue to read");
-            return None;
-        };
-        self.check_amqp_name(name, &path.then("queue"));
-        if name.is_empty() {
-            self.bad(&path.then("queue"), "is empty; expected the name of a queue");
-        }
-        if file.rule.is_some() && file.on_no_match.is_none() {
-            let expected = "\"ack\", \"reject\" or \"stop\": what becomes of messages that the rule does not match, \
-                            since what is taken off a queue is gone";
-            self.missing(path, "on_no_match", expected);
-        }
-        let longest = file.retry.max_backoff.unwrap_or(file.retry.backoff);
-        if longest > AMQP_BACKOFF_MAX {
-            let problem = "is too long: the server takes a message back that is kept for long";
-            self.conflict(&path.then("retry"), problem, "wait 10 minutes at most");
-        }
-        let bind = file.bind.iter().map(|BindFile { exchange, routing_key }| {
-            let key = path.then("bind");
-            self.check_amqp_name(exchange, &key);
-            self.check_amqp_name(routing_key, &key);
-            if exchange.is_empty() {
-                self.bad(&key, "names no exchange; every queue is bound to the default exchange anyway");
-            }
-            Binding { exchange: exchange.clone(), routing_key: routing_key.clone() }
-        });
-        let queue = QueueSettings {
-            bind: bind.collect(),
-            declare: file.declare,
-            queue_type: file.queue_type,
-            on_no_match: file.on_no_match,
-        };
-        Some(Reads { topics: vec![name.clone()], group: name.clone(), queue: Some(queue) })
-    }
-
-    /// The protocol has one byte for the length of a name or routing key.
-    fn check_amqp_name(&mut self, name: &str, key: &KeyPath) {
-        if name.len() > AMQP_NAME_MAX {
-            self.bad(key, format!("found {} bytes; allowed: {AMQP_NAME_MAX}", name.len()));
         }
     }
 
@@ -206,60 +149,7 @@ impl Resolver<'_> {
         RetrySettings { attempts: file.attempts, backoff: file.backoff, max_backoff }
     }
 
-    fn sink(&mut self, file: &SinkFile, path: &KeyPath) -> Option<SinkSettings> {
-        let (stated, source) = match (&file.kafka, &file.memory, &file.amqp) {
-            (Some(source), None, None) => (Kind::Kafka, source),
-            (None, Some(source), None) => (Kind::Memory, source),
-            (None, None, Some(source)) => (Kind::Amqp, source),
-            _ => {
-                let fix = "give one of kafka = \"SOURCE\", memory = \"SOURCE\" and amqp = \"SOURCE\"";
-                self.conflict(path, "names no source, or several", fix);
-                return None;
-            }
-        };
-        let key = path.then(word(stated));
-        let target = self.target(file, stated, path);
-        let found = self.source_kind(source, &key)?;
-        if found != stated {
-            let other = word(found);
-            let problem = format!("the source {source:?} is of kind {other:?}");
-            self.conflict(&key, problem, format!("write {other} = {source:?}, or name another source"));
-            return None;
-        }
-        Some(SinkSettings { source: source.clone(), target: target? })
-    }
-
-    fn target(&mut self, file: &SinkFile, kind: Kind, path: &KeyPath) -> Option<Target> {
-        if kind != Kind::Amqp {
-            for (key, given) in [("exchange", &file.exchange), ("routing_key", &file.routing_key)] {
-                if given.is_some() {
-                    self.conflict(&path.then(key), "belongs to AMQP", "give a topic instead");
-                }
-            }
-            let Some(topic) = &file.topic else {
-                self.missing(path, "topic", "the topic to write to");
-                return None;
-            };
-            self.check_topic(topic, &path.then("topic"));
-            return Some(Target::Topic(topic.clone()));
-        }
-        if file.topic.is_some() {
-            self.conflict(&path.then("topic"), "AMQP has no topics", "give exchange and routing_key instead");
-        }
-        let Some(routing_key) = &file.routing_key else {
-            self.missing(path, "routing_key", "the routing key to publish with; it may be \"\"");
-            return None;
-        };
-        let exchange = file.exchange.clone().unwrap_or_default();
-        self.check_amqp_name(&exchange, &path.then("exchange"));
-        self.check_amqp_name(routing_key, &path.then("routing_key"));
-        if exchange.is_empty() && routing_key.is_empty() {
-            self.bad(path, "names neither an exchange nor a queue");
-        }
-        Some(Target::Exchange { exchange, routing_key: routing_key.clone() })
-    }
-
-    fn source_kind(&mut self, source: &str, key: &KeyPath) -> Option<Kind> {
+    pub(super) fn source_kind(&mut self, source: &str, key: &KeyPath) -> Option<Kind> {
         if let Some(file) = self.form.sources.get(source) {
             return Some(file.kind);
         }
@@ -269,7 +159,7 @@ impl Resolver<'_> {
         None
     }
 
-    fn check_topic(&mut self, topic: &str, key: &KeyPath) {
+    pub(super) fn check_topic(&mut self, topic: &str, key: &KeyPath) {
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
         if topic.is_empty() || topic.len() > TOPIC_LEN_MAX || topic == "." || topic == ".." || !topic.bytes().all(legal)
         {
@@ -297,29 +187,6 @@ impl Resolver<'_> {
         }
         self.check_memory_groups(&groups);
         self.check_queues(services);
-    }
-
-    /// One channel serves all triggers of a queue.
-    fn check_queues(&mut self, services: &IndexMap<String, ServiceSettings>) {
-        let mut said: IndexMap<(&str, &str), (QueueSettings, KeyPath)> = IndexMap::new();
-        for (service_name, service) in services {
-            for (name, trigger) in &service.triggers {
-                let Some(queue) = &trigger.queue else { continue };
-                let path = KeyPath::of(["service", service_name, "trigger", name]);
-                let (known, first) = said
-                    .entry((&trigger.source, &trigger.group))
-                    .or_insert_with(|| (QueueSettings::default(), path.clone()));
-                let differs = [
-                    ("declare", differ(&mut known.declare, queue.declare)),
-                    ("queue_type", differ(&mut known.queue_type, queue.queue_type)),
-                    ("on_no_match", differ(&mut known.on_no_match, queue.on_no_match)),
-                ];
-                for (key, _) in differs.into_iter().filter(|(_, differs)| *differs) {
-                    let problem = format!("differs from what {first} or another trigger of the same queue says");
-                    self.conflict(&path.then(key), problem, "give all of them the same");
-                }
-            }
-        }
     }
 
     /// The lines of a memory source are there once; so is standard input.
@@ -352,17 +219,5 @@ fn all_or_none<T>(given: Option<Option<T>>) -> Option<Option<T>> {
         Some(None) => None,
         Some(value) => Some(value),
         None => Some(None),
-    }
-}
-
-/// Notes what is said; whether it differs from what was said before.
-fn differ<T: PartialEq + Copy>(known: &mut Option<T>, said: Option<T>) -> bool {
-    match (*known, said) {
-        (Some(known), Some(said)) => known != said,
-        (None, said) => {
-            *known = said;
-            false
-        }
-        (Some(_), None) => false,
     }
 }
