@@ -38,10 +38,11 @@ check: setup-check first-build-note ## formatting, lints, documentation, licence
 	@# Advisories are left out: their database lies outside the package registry and may be out of reach.
 	"$(LAGLESS_CACHE)/tools/bin/cargo-deny" --locked check licenses bans sources
 
-bench: setup-test ## measure against a real Apache Kafka in the release profile; prints the README's figures
+bench: setup-test ## measure against a real Apache Kafka and RabbitMQ in the release profile; prints the README's figures
 	@test -e "$(CARGO_TARGET_DIR)/release/lagless" || echo "bench: the first release build takes 20 to 30 minutes on 2 cores"
 	cargo build --locked --workspace --release
-	tests/brokers/kafka.sh with tests/bench/run.sh
+	tests/brokers/kafka.sh with tests/bench/kafka.sh
+	tests/brokers/rabbitmq.sh with tests/bench/amqp.sh
 
 first-build-note:
 	@ls "$(CARGO_TARGET_DIR)"/debug/deps/libdeno_runtime-*.rlib >/dev/null 2>&1 || \

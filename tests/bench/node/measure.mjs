@@ -5,7 +5,7 @@
 
 const COMMIT_INTERVAL_MS = 100;
 
-/** The settings that `run.sh` passes. */
+/** The settings that `kafka.sh` passes. */
 export const settings = {
   brokers: [required("KAFKA_BROKERS")].flatMap((brokers) => brokers.split(",")),
   topic: required("BENCH_TOPIC"),
@@ -15,7 +15,7 @@ export const settings = {
 
 function required(name) {
   const value = process.env[name];
-  if (!value) throw new Error(`${name} is not set; start this through run.sh`);
+  if (!value) throw new Error(`${name} is not set; start this through kafka.sh`);
   return value;
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 /// One run of one program.
@@ -80,16 +80,34 @@ fn thousands(value: f64) -> String {
     text
 }
 
-/// The programs in the order of the table's rows: the file's name, what it is, and whether others are held against it.
-const PROGRAMS: [(&str, &str, bool); 4] = [
+/// A row of the table: the file's name, what it is, and whether others are held against it.
+type Program = (&'static str, &'static str, bool);
+
+const KAFKA: [Program; 4] = [
     ("count", "plain `rdkafka` loop that only counts (the ceiling)", false),
     ("lagless", "**Lagless**, worker and runner together", false),
     ("platformatic", "Node with @platformatic/kafka, `JSON.parse`, the same handler", true),
     ("kafkajs", "Node with kafkajs, `JSON.parse`, the same handler", true),
 ];
 
+const AMQP: [Program; 4] = [
+    ("count", "plain `lapin` loop that only counts, an acknowledgement for each 250", false),
+    ("lagless", "**Lagless**, worker and runner together", false),
+    ("amqplib", "Node with amqplib, `JSON.parse`, the same handler, an acknowledgement for each 250", true),
+    ("rabbitmq-client", "Node with rabbitmq-client, `JSON.parse`, the same handler", true),
+];
+
+/// What the programs read from, hence which they are.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Broker {
+    Kafka,
+    Amqp,
+}
+
 #[derive(Debug, Args)]
 pub struct Table {
+    /// Whose programs they are
+    broker: Broker,
     /// The folder with a file of figures for each program
     folder: PathBuf,
 }
@@ -105,7 +123,11 @@ struct Row {
 impl Table {
     pub fn run(self) -> Result<()> {
         let mut rows = Vec::new();
-        for (name, what, is_rival) in PROGRAMS {
+        let programs = match self.broker {
+            Broker::Kafka => KAFKA,
+            Broker::Amqp => AMQP,
+        };
+        for (name, what, is_rival) in programs {
             let path = self.folder.join(name);
             let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
             let runs = text.lines().map(serde_json::from_str).collect::<Result<Vec<Figures>, _>>()?;

@@ -1,8 +1,8 @@
-//! What `tests/bench/run.sh` measures with: it fills a topic, runs the programs that are measured, and prints tables.
+//! What `tests/bench/*.sh` measure with: it fills a topic or a queue, runs the programs that are measured, and prints tables.
 //!
 //! Every measured program prints one line of JSON, a [`figures::Figures`]. The clock starts when the
 //! group has given it its partitions, so that nobody reads ahead for free, and stops when the commit that covers the last
-//! message is acknowledged. CPU times and memory come from `/proc`, so this runs on Linux only.
+//! message is acknowledged; with a queue, from the first message to the server's word on the last acknowledgement. CPU times and memory come from `/proc`, so this runs on Linux only.
 
 mod cold;
 mod count;
@@ -10,7 +10,10 @@ mod figures;
 mod fill;
 mod memory;
 mod metrics;
+mod orders;
+mod process;
 mod procfs;
+mod queue;
 mod start;
 mod worker;
 
@@ -20,7 +23,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 #[derive(Debug, Parser)]
-#[command(name = "bench-tools", about = "The instruments of tests/bench/run.sh")]
+#[command(name = "bench-tools", about = "The instruments of tests/bench")]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -36,6 +39,14 @@ enum Verb {
     Count(count::Count),
     /// Start a Lagless worker and wait until its group has committed a whole topic
     Worker(worker::Worker),
+    /// Delete and declare a queue, and fill it with orders of 1 KB
+    QueueFill(queue::Fill),
+    /// Delete a queue
+    QueueDrop(queue::Drop),
+    /// Read a queue with a plain lapin loop that only counts
+    QueueCount(queue::Count),
+    /// Start a Lagless worker and wait until it has settled a whole queue
+    QueueWorker(queue::Worker),
     /// Start a program several times, and print how long it takes until it says something or ends
     Start(start::Start),
     /// Start a Lagless worker on tests/bench/starts.toml, and print how long its isolates take to open
@@ -70,6 +81,10 @@ fn main() -> Result<()> {
         Verb::Drop(drop) => drop.run(),
         Verb::Count(count) => count.run(),
         Verb::Worker(worker) => worker.run(),
+        Verb::QueueFill(fill) => fill.run(),
+        Verb::QueueDrop(drop) => drop.run(),
+        Verb::QueueCount(count) => count.run(),
+        Verb::QueueWorker(worker) => worker.run(),
         Verb::Start(start) => start.run(),
         Verb::Cold(cold) => cold.run(),
         Verb::Memory(memory) => memory.run(),

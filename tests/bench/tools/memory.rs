@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use clap::Args;
 
+use super::process::Process;
 use super::procfs::{self, Resident};
-use super::worker::Process;
 
 /// Time for what a start leaves behind to be given back.
 const CALM: Duration = Duration::from_secs(3);
