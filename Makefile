@@ -17,7 +17,7 @@ help: ## list these targets
 setup: ## install what the build needs and is missing (packages through apt, V8)
 	@.ci/setup.sh build
 
-setup-test: setup ## also what the tests need (Java, Maven, Apache Kafka, RabbitMQ)
+setup-test: setup ## also what the tests need (Java, Maven, Apache Kafka, RabbitMQ, openssl)
 	@.ci/setup.sh test
 
 setup-check: setup ## also what the checks need (cargo-deny)

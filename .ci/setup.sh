@@ -2,7 +2,7 @@
 # Installs what is missing on this machine and says what, before it does. Says nothing when there is nothing to do.
 #
 #   setup.sh build    what the build needs: system packages, the prebuilt V8 library
-#   setup.sh test     what the tests need besides: Java and Maven, Apache Kafka's jars, RabbitMQ
+#   setup.sh test     what the tests need besides: Java and Maven, Apache Kafka's jars, RabbitMQ, openssl
 #   setup.sh check    what `make check` needs besides: cargo-deny
 set -euo pipefail
 
@@ -60,6 +60,7 @@ missing_for_build() {
 missing_for_test() {
     [ "$(java_version)" -ge "$java_needed" ] || echo default-jre-headless
     has mvn || echo maven
+    has openssl || echo openssl
     # Its package begins a service where there is an init system; the tests start nodes of their own and leave it alone.
     { [ -n "${AMQP_URL:-}" ] || [ -x "${RABBITMQ_BIN:-/usr/lib/rabbitmq/bin}/rabbitmq-server" ]; } || echo rabbitmq-server
 }

@@ -7,23 +7,35 @@
 #   kafka.sh restart DIR [--kill]
 #   kafka.sh tool DIR CLASS ARG.. run a class of Kafka's command-line tools against it, for example
 #                                 kafka.sh tool DIR org.apache.kafka.tools.TopicCommand --list
-#   kafka.sh with COMMAND ARG..   run COMMAND with KAFKA_BROKERS and LAGLESS_KAFKA_DIR set, on a fresh node that ends with it;
-#                                 with KAFKA_BROKERS already set, just run it
+#   kafka.sh with COMMAND ARG..   run COMMAND on a fresh node that ends with it; with KAFKA_BROKERS already set, just run it
+#
+# COMMAND finds in its environment:
+#
+#   KAFKA_BROKERS                 host:port, plain
+#   KAFKA_SASL_SSL_BROKERS        host:port, TLS with a login: SCRAM-SHA-512 or PLAIN as "lagless" with the password "secret",
+#                                 or OAUTHBEARER with a token of issuer and audience "lagless-tests"
+#   KAFKA_SSL_BROKERS             host:port, TLS with a client certificate and no other login
+#   KAFKA_CERTIFICATES            a folder of certificates and keys; certificates.sh says which
+#   LAGLESS_KAFKA_DIR             DIR
 #
 # DIR is private to one node. The first start picks free ports and formats the storage; a later start keeps both. In it:
-# port, sasl_port (SASL_PLAINTEXT with PLAIN, user "lagless", password "secret"), pid, kafka.log, server.properties, data/.
+# port, sasl_port (SASL_PLAINTEXT with PLAIN, the same user), sasl_ssl_port, ssl_port, pid, kafka.log, server.properties,
+# certificates/, data/.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 version=$(sed -n 's:.*<kafka.version>\(.*\)</kafka.version>.*:\1:p' "$here/pom.xml")
+node=kafka
 cache=${LAGLESS_CACHE:-$HOME/.cache/lagless}
 libs=$cache/kafka-$version/libs
 log_options=(-Dorg.slf4j.simpleLogger.showDateTime=true "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS")
 start_seconds=60
 stop_seconds=30
 
-say() { echo "kafka: $*" >&2; }
-die() { say "$*"; exit 1; }
+# shellcheck source=node.sh
+. "$here/node.sh"
+# shellcheck source=certificates.sh
+. "$here/certificates.sh"
 
 # --- jars ---------------------------------------------------------------------------------------------------------------
 
@@ -45,34 +57,39 @@ fetch_jars() {
 
 # --- settings -----------------------------------------------------------------------------------------------------------
 
-is_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-
-# A port that nobody listens on, below the range from which systems give out ports for outgoing connections.
-free_port() {
-    local port
-    for _ in $(seq 100); do
-        port=$((20000 + (RANDOM * 32768 + RANDOM) % 12000))
-        is_open "$port" || { echo "$port"; return 0; }
-    done
-    die "found no free port between 20000 and 31999"
-}
-
 write_settings() {
-    local dir=$1 port sasl_port controller_port
-    port=$(free_port)
-    while sasl_port=$(free_port); [ "$sasl_port" = "$port" ]; do :; done
-    while controller_port=$(free_port); [ "$controller_port" = "$port" ] || [ "$controller_port" = "$sasl_port" ]; do :; done
+    local dir=$1 certificates=$1/certificates port sasl_port sasl_ssl_port ssl_port controller_port ports
+    ports=$(free_ports 5)
+    read -r port sasl_port sasl_ssl_port ssl_port controller_port <<<"$ports"
+    # A keystore is a key and its certificates in one file.
+    cat "$certificates/server.key" "$certificates/server.pem" >"$certificates/server-keystore.pem"
     cat >"$dir/server.properties" <<SETTINGS
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:$controller_port
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:$port,SASL_PLAINTEXT://127.0.0.1:$sasl_port,CONTROLLER://127.0.0.1:$controller_port
-advertised.listeners=PLAINTEXT://127.0.0.1:$port,SASL_PLAINTEXT://127.0.0.1:$sasl_port
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:$port,SASL_PLAINTEXT://127.0.0.1:$sasl_port,SASL_SSL://127.0.0.1:$sasl_ssl_port,\
+SSL://127.0.0.1:$ssl_port,CONTROLLER://127.0.0.1:$controller_port
+advertised.listeners=PLAINTEXT://127.0.0.1:$port,SASL_PLAINTEXT://127.0.0.1:$sasl_port,\
+SASL_SSL://127.0.0.1:$sasl_ssl_port,SSL://127.0.0.1:$ssl_port
+listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL
 inter.broker.listener.name=PLAINTEXT
+ssl.keystore.type=PEM
+ssl.keystore.location=$certificates/server-keystore.pem
+ssl.truststore.type=PEM
+ssl.truststore.location=$certificates/ca.pem
+listener.name.ssl.ssl.client.auth=required
 sasl.enabled.mechanisms=PLAIN
 listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_lagless="secret";
+listener.name.sasl_ssl.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512,OAUTHBEARER
+listener.name.sasl_ssl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_lagless="secret";
+listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.sasl_ssl.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;
+listener.name.sasl_ssl.oauthbearer.sasl.server.callback.handler.class=\
+org.apache.kafka.common.security.oauthbearer.OAuthBearerValidatorCallbackHandler
+listener.name.sasl_ssl.oauthbearer.sasl.oauthbearer.jwks.endpoint.url=file://$certificates/jwks.json
+listener.name.sasl_ssl.oauthbearer.sasl.oauthbearer.expected.issuer=lagless-tests
+listener.name.sasl_ssl.oauthbearer.sasl.oauthbearer.expected.audience=lagless-tests
 log.dirs=$dir/data
 
 # A missing topic must show as an error, not appear by itself.
@@ -107,6 +124,8 @@ background.threads=2
 SETTINGS
     echo "$port" >"$dir/port"
     echo "$sasl_port" >"$dir/sasl_port"
+    echo "$sasl_ssl_port" >"$dir/sasl_ssl_port"
+    echo "$ssl_port" >"$dir/ssl_port"
 }
 
 format_storage() {
@@ -115,7 +134,8 @@ format_storage() {
     id=$(head -c 16 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n')
     # A leading dash would be read as an option.
     java -Xmx128m -XX:TieredStopAtLevel=1 "${log_options[@]}" -cp "$libs/*" kafka.tools.StorageTool \
-        format -t "a${id:1}" -c "$dir/server.properties" >>"$dir/kafka.log" 2>&1
+        format -t "a${id:1}" -c "$dir/server.properties" \
+        --add-scram 'SCRAM-SHA-512=[name=lagless,password=secret]' >>"$dir/kafka.log" 2>&1
 }
 
 # --- the process --------------------------------------------------------------------------------------------------------
@@ -142,12 +162,10 @@ launch() {
     if command -v setsid >/dev/null; then detach=setsid; fi
     # shellcheck disable=SC2086 # KAFKA_JVM_OPTIONS is a list of words
     "$detach" java -Xms256m -Xmx512m -XX:+UseSerialGC ${KAFKA_JVM_OPTIONS:-} "${log_options[@]}" \
+        "-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file://$dir/certificates/jwks.json" \
         -cp "$libs/*" kafka.Kafka "$dir/server.properties" </dev/null >>"$dir/kafka.log" 2>&1 &
     echo $! >"$dir/pid"
 }
-
-# Whether the part of the log that this start has written holds a text.
-has_logged() { grep -q "$3" < <(tail -c "+$(($2 + 1))" "$1/kafka.log"); }
 
 # Waits for the node's own word that it is up, then for its port.
 await_ready() {
@@ -163,35 +181,28 @@ await_ready() {
     return 1
 }
 
-log_size() { wc -c <"$1/kafka.log"; }
-
-fail_start() {
-    say "did not come up within $start_seconds s; the end of $1/kafka.log:"
-    tail -n 40 "$1/kafka.log" >&2
-    stop "$1" --kill
-    exit 1
-}
-
 # Between looking for a free port and listening on it another process may take it: then a new node tries others.
 start_new() {
     local dir=$1 from
+    make_certificates "$dir/certificates" || die "openssl could not make certificates, see above"
     for _ in 1 2 3 4 5; do
         rm -rf "$dir/data"
         write_settings "$dir"
         : >>"$dir/kafka.log"
         from=$(log_size "$dir")
-        format_storage "$dir" || fail_start "$dir"
+        format_storage "$dir" || fail_start "$dir" "$start_seconds"
         launch "$dir"
         await_ready "$dir" "$from" && { touch "$dir/formatted"; return 0; }
-        has_logged "$dir" "$from" 'Address already in use' || fail_start "$dir"
+        has_logged "$dir" "$from" 'Address already in use' || fail_start "$dir" "$start_seconds"
         stop "$dir" --kill
     done
-    fail_start "$dir"
+    fail_start "$dir" "$start_seconds"
 }
 
 start() {
     local dir from
     command -v java >/dev/null || die "java 17 or newer is needed; run 'make setup-test'"
+    command -v openssl >/dev/null || die "the command openssl is needed; run 'make setup-test'"
     fetch_jars
     mkdir -p "$1"
     dir=$(cd "$1" && pwd)
@@ -199,7 +210,7 @@ start() {
         if [ -e "$dir/formatted" ]; then
             from=$(log_size "$dir")
             launch "$dir"
-            await_ready "$dir" "$from" || fail_start "$dir"
+            await_ready "$dir" "$from" || fail_start "$dir" "$start_seconds"
         else
             start_new "$dir"
         fi
@@ -234,52 +245,19 @@ tool() {
 
 # --- with ---------------------------------------------------------------------------------------------------------------
 
-with_dir=
-with_child=
-
-# Keeps the log of a run that failed, then leaves nothing behind.
-end_with() {
-    local status=$?
-    trap - EXIT INT TERM HUP
-    stop "$with_dir" || say "could not stop the node in $with_dir"
-    if [ "$status" -ne 0 ] && [ -s "$with_dir/kafka.log" ]; then
-        cp "$with_dir/kafka.log" "$cache/kafka-failed.log" && say "the server's log is kept in $cache/kafka-failed.log"
-    fi
-    rm -rf "$with_dir"
-    exit "$status"
-}
-
-interrupt_with() {
-    # The command has a process group of its own, so this reaches what it started as well.
-    [ -n "$with_child" ] && kill -s TERM -- "-$with_child" 2>/dev/null
-    exit "$1"
+bring_up() {
+    local dir=$1
+    KAFKA_BROKERS=$(start "$dir")
+    KAFKA_SASL_SSL_BROKERS=127.0.0.1:$(cat "$dir/sasl_ssl_port")
+    KAFKA_SSL_BROKERS=127.0.0.1:$(cat "$dir/ssl_port")
+    export KAFKA_BROKERS KAFKA_SASL_SSL_BROKERS KAFKA_SSL_BROKERS KAFKA_CERTIFICATES=$dir/certificates LAGLESS_KAFKA_DIR=$dir
 }
 
 with() {
     [ -n "${KAFKA_BROKERS:-}" ] && exec "$@"
-    with_dir=$(mktemp -d "${TMPDIR:-/tmp}/lagless-kafka.XXXXXX")
-    trap end_with EXIT
-    trap 'interrupt_with 130' INT
-    trap 'interrupt_with 143' TERM
-    trap 'interrupt_with 129' HUP
     fetch_jars
-    say "starting Apache Kafka $version in $with_dir"
-    local started=$SECONDS
-    KAFKA_BROKERS=$(start "$with_dir")
-    export KAFKA_BROKERS LAGLESS_KAFKA_DIR=$with_dir
-    say "ready on $KAFKA_BROKERS after $((SECONDS - started)) s"
-    # In the background, so that a signal is acted on at once and not when the command ends.
-    set -m
-    "$@" </dev/null &
-    with_child=$!
-    set +m
-    local status=0
-    wait "$with_child" || status=$?
-    with_child=
-    exit "$status"
+    run_with "$@"
 }
-
-usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}" >&2; exit 2; }
 
 verb=${1:-}
 [ $# -gt 0 ] && shift

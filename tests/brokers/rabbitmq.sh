@@ -5,39 +5,41 @@
 #   rabbitmq.sh stop DIR [--kill]    stop it and wait until it is gone; --kill sends SIGKILL at once
 #   rabbitmq.sh restart DIR [--kill]
 #   rabbitmq.sh ctl DIR ARG..        run rabbitmqctl against it
-#   rabbitmq.sh with COMMAND ARG..   run COMMAND with AMQP_URL and LAGLESS_RABBITMQ_DIR set, on a fresh node that ends with
-#                                    it; with AMQP_URL already set, just run it
+#   rabbitmq.sh with COMMAND ARG..   run COMMAND on a fresh node that ends with it; with AMQP_URL already set, just run it
 #
-# DIR is private to one node. The first start picks free ports; a later start keeps them. In it: port, dist_port, epmd_port,
-# name, pid, epmd_pid, rabbitmq.log, mnesia/, and the cookie. Nothing outside DIR is read or written.
+# COMMAND finds in its environment:
+#
+#   AMQP_URL                 plain, as user "guest" with the password "guest"
+#   AMQPS_ADDRESS            host:port, TLS: the same login as plain, or EXTERNAL with a client certificate, whose common name
+#                            is the user
+#   AMQP_CERTIFICATES        a folder of certificates and keys; certificates.sh says which
+#   LAGLESS_RABBITMQ_DIR     DIR
+#
+# Nobody has permissions in the virtual host "closed".
+#
+# DIR is private to one node. The first start picks free ports; a later start keeps them. In it: port, tls_port, dist_port,
+# epmd_port, name, pid, epmd_pid, rabbitmq.log, certificates/, mnesia/, and the cookie. Nothing outside DIR is read or
+# written.
 set -euo pipefail
 
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+node=rabbitmq
 cache=${LAGLESS_CACHE:-$HOME/.cache/lagless}
 bin=${RABBITMQ_BIN:-/usr/lib/rabbitmq/bin}
 start_seconds=60
 stop_seconds=30
 
-say() { echo "rabbitmq: $*" >&2; }
-die() { say "$*"; exit 1; }
-
-is_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-
-# A port that nobody listens on, below the range from which systems give out ports for outgoing connections.
-free_port() {
-    local port
-    for _ in $(seq 100); do
-        port=$((20000 + (RANDOM * 32768 + RANDOM) % 12000))
-        is_open "$port" || { echo "$port"; return 0; }
-    done
-    die "found no free port between 20000 and 31999"
-}
+# shellcheck source=node.sh
+. "$here/node.sh"
+# shellcheck source=certificates.sh
+. "$here/certificates.sh"
 
 choose_ports() {
-    local dir=$1 port dist epmd
-    port=$(free_port)
-    while dist=$(free_port); [ "$dist" = "$port" ]; do :; done
-    while epmd=$(free_port); [ "$epmd" = "$port" ] || [ "$epmd" = "$dist" ]; do :; done
+    local dir=$1 port tls dist epmd ports
+    ports=$(free_ports 4)
+    read -r port tls dist epmd <<<"$ports"
     echo "$port" >"$dir/port"
+    echo "$tls" >"$dir/tls_port"
     echo "$dist" >"$dir/dist_port"
     echo "$epmd" >"$dir/epmd_port"
     echo "lagless$port@localhost" >"$dir/name"
@@ -61,8 +63,8 @@ in_node() {
 write_settings() {
     local dir=$1
     : >"$dir/env.conf"
-    echo '[].' >"$dir/plugins"
-    cat >"$dir/rabbitmq.conf" <<'SETTINGS'
+    echo '[rabbitmq_auth_mechanism_ssl].' >"$dir/plugins"
+    cat >"$dir/rabbitmq.conf" <<SETTINGS
 loopback_users = none
 log.console = true
 log.console.level = info
@@ -70,9 +72,36 @@ log.file = false
 # Nobody's tests should stop because a machine has little room.
 disk_free_limit.absolute = 50MB
 vm_memory_high_watermark.relative = 0.4
+listeners.ssl.1 = 127.0.0.1:$(cat "$dir/tls_port")
+ssl_options.cacertfile = $dir/certificates/ca.pem
+ssl_options.certfile = $dir/certificates/server.pem
+ssl_options.keyfile = $dir/certificates/server.key
+ssl_options.verify = verify_peer
+ssl_options.fail_if_no_peer_cert = false
+auth_mechanisms.1 = PLAIN
+auth_mechanisms.2 = AMQPLAIN
+auth_mechanisms.3 = EXTERNAL
+ssl_cert_login_from = common_name
+load_definitions = $dir/definitions.json
 SETTINGS
-    head -c 24 /dev/urandom | base64 | tr -dc 'A-Za-z0-9' >"$dir/.erlang.cookie"
-    chmod 400 "$dir/.erlang.cookie"
+    cat >"$dir/definitions.json" <<'DEFINITIONS'
+{
+  "vhosts": [{ "name": "/" }, { "name": "closed" }],
+  "users": [
+    { "name": "guest", "password": "guest", "tags": "administrator" },
+    { "name": "lagless-client", "password_hash": "", "tags": "" }
+  ],
+  "permissions": [
+    { "user": "guest", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*" },
+    { "user": "lagless-client", "vhost": "/", "configure": ".*", "write": ".*", "read": ".*" }
+  ]
+}
+DEFINITIONS
+}
+
+write_cookie() {
+    head -c 24 /dev/urandom | base64 | tr -dc 'A-Za-z0-9' >"$1/.erlang.cookie"
+    chmod 400 "$1/.erlang.cookie"
 }
 
 # Whether the pid belongs to this node: a number may have been given to someone else since.
@@ -120,8 +149,6 @@ node_pid() {
     pid=$(cat "$dir/server.pid" 2>/dev/null) && [ -n "$pid" ] && is_running "$dir" "$pid" && echo "$pid"
 }
 
-has_logged() { grep -q "$3" < <(tail -c "+$(($2 + 1))" "$1/rabbitmq.log"); }
-
 await_ready() {
     local dir=$1 from=$2 launcher deadline=$((SECONDS + start_seconds))
     launcher=$(cat "$dir/launcher_pid")
@@ -134,30 +161,26 @@ await_ready() {
     return 1
 }
 
-fail_start() {
-    say "did not come up within $start_seconds s; the end of $1/rabbitmq.log:"
-    tail -n 40 "$1/rabbitmq.log" >&2
-    stop "$1" --kill
-    exit 1
-}
-
 start() {
     local dir from
     [ -x "$bin/rabbitmq-server" ] || die "RabbitMQ is missing; run 'make setup-test'"
+    command -v openssl >/dev/null || die "the command openssl is needed; run 'make setup-test'"
     mkdir -p "$1"
     dir=$(cd "$1" && pwd)
     : >>"$dir/rabbitmq.log"
     if ! node_pid "$dir" >/dev/null; then
-        from=$(wc -c <"$dir/rabbitmq.log")
+        from=$(log_size "$dir")
         if [ -e "$dir/formatted" ]; then
-            { launch "$dir" && await_ready "$dir" "$from"; } || fail_start "$dir"
+            { launch "$dir" && await_ready "$dir" "$from"; } || fail_start "$dir" "$start_seconds"
         else
-            write_settings "$dir"
+            make_certificates "$dir/certificates" || die "openssl could not make certificates, see above"
+            write_cookie "$dir"
             # Between looking for a free port and listening on it another process may take it: then others are tried.
             for attempt in 1 2 3; do
                 choose_ports "$dir"
+                write_settings "$dir"
                 if launch "$dir" && await_ready "$dir" "$from"; then break; fi
-                [ "$attempt" -lt 3 ] && has_logged "$dir" "$from" 'eaddrinuse' || fail_start "$dir"
+                [ "$attempt" -lt 3 ] && has_logged "$dir" "$from" 'eaddrinuse' || fail_start "$dir" "$start_seconds"
                 stop "$dir" --kill
             done
             touch "$dir/formatted"
@@ -196,52 +219,17 @@ stop() {
 
 # --- with ---------------------------------------------------------------------------------------------------------------
 
-with_dir=
-with_child=
-
-# Keeps the log of a run that failed, then leaves nothing behind.
-end_with() {
-    local status=$?
-    trap - EXIT INT TERM HUP
-    stop "$with_dir" || say "could not stop the node in $with_dir"
-    if [ "$status" -ne 0 ] && [ -s "$with_dir/rabbitmq.log" ]; then
-        mkdir -p "$cache"
-        cp "$with_dir/rabbitmq.log" "$cache/rabbitmq-failed.log" && say "the server's log is kept in $cache/rabbitmq-failed.log"
-    fi
-    rm -rf "$with_dir"
-    exit "$status"
-}
-
-interrupt_with() {
-    # The command has a process group of its own, so this reaches what it started as well.
-    [ -n "$with_child" ] && kill -s TERM -- "-$with_child" 2>/dev/null
-    exit "$1"
+bring_up() {
+    local dir=$1
+    AMQP_URL=$(start "$dir")
+    AMQPS_ADDRESS=127.0.0.1:$(cat "$dir/tls_port")
+    export AMQP_URL AMQPS_ADDRESS AMQP_CERTIFICATES=$dir/certificates LAGLESS_RABBITMQ_DIR=$dir
 }
 
 with() {
     [ -n "${AMQP_URL:-}" ] && exec "$@"
-    with_dir=$(mktemp -d "${TMPDIR:-/tmp}/lagless-rabbitmq.XXXXXX")
-    trap end_with EXIT
-    trap 'interrupt_with 130' INT
-    trap 'interrupt_with 143' TERM
-    trap 'interrupt_with 129' HUP
-    say "starting RabbitMQ in $with_dir"
-    local started=$SECONDS
-    AMQP_URL=$(start "$with_dir")
-    export AMQP_URL LAGLESS_RABBITMQ_DIR=$with_dir
-    say "ready on port $(cat "$with_dir/port") after $((SECONDS - started)) s"
-    # In the background, so that a signal is acted on at once and not when the command ends.
-    set -m
-    "$@" </dev/null &
-    with_child=$!
-    set +m
-    local status=0
-    wait "$with_child" || status=$?
-    with_child=
-    exit "$status"
+    run_with "$@"
 }
-
-usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}" >&2; exit 2; }
 
 verb=${1:-}
 [ $# -gt 0 ] && shift
