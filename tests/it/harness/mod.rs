@@ -3,6 +3,7 @@
 pub mod kafka;
 pub mod numbered;
 pub mod project;
+pub mod proxy;
 pub mod rabbit;
 pub mod wait;
 pub mod worker;
