@@ -308,12 +308,7 @@ impl Wiring<'_> {
         entry.start = Some(trigger.start);
         entry.routes.push(route);
         if let Some(queue) = &trigger.queue {
-            let said = &mut entry.queue;
-            said.declare = said.declare.or(queue.declare);
-            said.queue_type = said.queue_type.or(queue.queue_type);
-            said.on_no_match = said.on_no_match.or(queue.on_no_match);
-            said.bind
-                .extend(queue.bind.iter().filter(|binding| !said.bind.contains(binding)).cloned().collect::<Vec<_>>());
+            entry.queue.add(queue);
         }
         for topic in &trigger.topics {
             if !entry.topics.contains(topic) {

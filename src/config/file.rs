@@ -183,9 +183,16 @@ pub struct TriggerFile {
     /// AMQP, with `declare = "create"`: `"classic"` or `"quorum"`. Default `"classic"`.
     #[serde(default, deserialize_with = "optional_choice")]
     pub queue_type: Option<QueueType>,
-    /// AMQP, with `declare = "create"`: what the queue is bound to. The exchanges must exist.
+    /// AMQP, with `declare = "create"`: what the queue is bound to.
     #[serde(default)]
     pub bind: Vec<BindFile>,
+    /// AMQP, with `declare = "create"`: arguments of the queue, such as `{ "x-dead-letter-exchange" = "dead" }`. Values
+    /// are strings, booleans, whole numbers, lists and tables. All triggers of a queue agree.
+    #[serde(default)]
+    pub arguments: serde_json::Map<String, serde_json::Value>,
+    /// AMQP: the server hands messages to consumers of the highest priority first, as long as these have room. Default:
+    /// the server's, 0.
+    pub consumer_priority: Option<i32>,
     /// AMQP, required with a `rule`: what becomes of a message that no trigger of the queue matches. `"ack"`: it is
     /// taken off the queue and gone; `"reject"`: the queue's dead-letter policy has it (without one it is gone);
     /// `"stop"`: it goes back, and the queue is read no further.
@@ -222,15 +229,23 @@ pub struct TriggerFile {
     pub on_exhausted: Option<OnExhausted>,
 }
 
-/// `{ exchange = "shop", routing_key = "order.*.created" }`
+/// `{ exchange = "shop", type = "topic", routing_key = "order.*.created" }`
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BindFile {
     /// The exchange, required.
     pub exchange: String,
+    /// `"direct"`, `"topic"`, `"fanout"`, `"headers"` or what a plugin of the server brings: the exchange is declared,
+    /// durable; one that exists otherwise is an error. Default: the exchange must exist.
+    #[serde(rename = "type")]
+    pub exchange_type: Option<String>,
     /// The routing key or pattern. Default `""`.
     #[serde(default)]
     pub routing_key: String,
+    /// Arguments of the binding, such as what a headers exchange compares: `{ "x-match" = "all", region = "eu" }`. A
+    /// number that fits in 32 bits is sent as such, since these exchanges compare types too.
+    #[serde(default)]
+    pub arguments: serde_json::Map<String, serde_json::Value>,
 }
 
 /// `batch = { size = 100 }`

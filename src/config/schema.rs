@@ -146,6 +146,8 @@ static TRIGGER: Node = Node::Table(Table {
         ("declare", Node::Text),
         ("queue_type", Node::Text),
         ("bind", Node::Whole),
+        ("arguments", Node::Whole),
+        ("consumer_priority", Node::Whole),
         ("on_no_match", Node::Text),
         ("group", Node::Text),
         ("start", Node::Text),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use indexmap::IndexMap;
+use serde_json::{Map, Value};
 
 /// Everything a worker needs to know.
 #[derive(Debug, Clone)]
@@ -164,7 +165,28 @@ pub struct QueueSettings {
     pub declare: Option<Declare>,
     pub queue_type: Option<QueueType>,
     pub bind: Vec<Binding>,
+    /// Of the queue, where it is declared.
+    pub arguments: Map<String, Value>,
+    pub consumer_priority: Option<i32>,
     pub on_no_match: Option<OnNoMatch>,
+}
+
+impl QueueSettings {
+    /// Adds what another trigger of the same queue says; what was said before stands.
+    pub fn add(&mut self, said: &Self) {
+        self.declare = self.declare.or(said.declare);
+        self.queue_type = self.queue_type.or(said.queue_type);
+        self.consumer_priority = self.consumer_priority.or(said.consumer_priority);
+        self.on_no_match = self.on_no_match.or(said.on_no_match);
+        if self.arguments.is_empty() {
+            self.arguments.clone_from(&said.arguments);
+        }
+        for binding in &said.bind {
+            if !self.bind.contains(binding) {
+                self.bind.push(binding.clone());
+            }
+        }
+    }
 }
 
 /// How a queue comes to be.
@@ -184,7 +206,10 @@ pub enum QueueType {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
     pub exchange: String,
+    /// Where the exchange is to be declared.
+    pub exchange_type: Option<String>,
     pub routing_key: String,
+    pub arguments: Map<String, Value>,
 }
 
 /// What becomes of a queue's message that no trigger matches.

@@ -4,6 +4,8 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 use super::choice::word;
 use super::place::is_bare;
 use super::settings::{
@@ -144,13 +146,41 @@ fn show_queue(page: &mut Page, name: &str, queue: &QueueSettings) {
     if let Some(queue_type) = queue.queue_type {
         page.set("queue_type", quoted(word(queue_type)));
     }
-    let bind = queue.bind.iter().map(|Binding { exchange, routing_key }| {
-        format!("{{ exchange = {}, routing_key = {} }}", quoted(exchange), quoted(routing_key))
-    });
-    page.set("bind", format!("[{}]", bind.collect::<Vec<_>>().join(", ")));
+    page.set("bind", format!("[{}]", queue.bind.iter().map(binding).collect::<Vec<_>>().join(", ")));
+    page.set("arguments", table(&queue.arguments));
+    if let Some(priority) = queue.consumer_priority {
+        page.set("consumer_priority", priority.to_string());
+    }
     if let Some(on_no_match) = queue.on_no_match {
         page.set("on_no_match", quoted(word(on_no_match)));
     }
+}
+
+fn binding(binding: &Binding) -> String {
+    let declared = binding.exchange_type.as_ref().map(|kind| format!("type = {}, ", quoted(kind))).unwrap_or_default();
+    let (exchange, key, arguments) =
+        (quoted(&binding.exchange), quoted(&binding.routing_key), table(&binding.arguments));
+    format!("{{ exchange = {exchange}, {declared}routing_key = {key}, arguments = {arguments} }}")
+}
+
+/// An inline table.
+fn table(entries: &Map<String, Value>) -> String {
+    let entries: Vec<_> = entries.iter().map(|(key, value)| format!("{} = {}", key_text(key), inline(value))).collect();
+    if entries.is_empty() { "{}".into() } else { format!("{{ {} }}", entries.join(", ")) }
+}
+
+/// A value in a line of TOML. There are no nulls, since TOML has none.
+fn inline(value: &Value) -> String {
+    match value {
+        Value::String(text) => quoted(text),
+        Value::Array(list) => format!("[{}]", list.iter().map(inline).collect::<Vec<_>>().join(", ")),
+        Value::Object(entries) => table(entries),
+        Value::Bool(_) | Value::Number(_) | Value::Null => value.to_string(),
+    }
+}
+
+fn key_text(key: &str) -> String {
+    if is_bare(key) { key.to_owned() } else { quoted(key) }
 }
 
 fn sink(sink: &SinkSettings, settings: &Settings) -> String {
@@ -169,12 +199,8 @@ fn sink(sink: &SinkSettings, settings: &Settings) -> String {
 }
 
 fn secrets<'a>(secrets: impl Iterator<Item = (&'a String, &'a Secret)>) -> String {
-    let entries: Vec<_> = secrets
-        .map(|(key, secret)| {
-            let key = if is_bare(key) { key.clone() } else { quoted(key) };
-            format!("{key} = {}", quoted(secret.shown()))
-        })
-        .collect();
+    let entries: Vec<_> =
+        secrets.map(|(key, secret)| format!("{} = {}", key_text(key), quoted(secret.shown()))).collect();
     if entries.is_empty() { "{}".into() } else { format!("{{ {} }}", entries.join(", ")) }
 }
 

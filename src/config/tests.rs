@@ -505,13 +505,43 @@ fn what_is_shown_of_a_queue_loads_again() {
     let text = "[source.r]\nkind = 'amqp'\nurls = ['amqp://a', 'amqp://b']\nin_flight = { messages = 7 }\n\
                 [service.s.function.f]\ncode = 'f.ts'\n[service.s.trigger.t]\nfunction = 'f'\nsource = 'r'\n\
                 queue = 'q'\ndeclare = 'create'\nqueue_type = 'quorum'\non_no_match = 'reject'\n\
-                bind = [{ exchange = 'e', routing_key = 'a.#' }]\nrule = { topic = ['q'] }\n\
+                arguments = { 'x-max-length' = 5, 'x.y' = [true, { a = 'b' }] }\nconsumer_priority = -3\n\
+                bind = [{ exchange = 'e', type = 'topic', routing_key = 'a.#', arguments = { 'x-match' = 'all' } }]\nrule = { topic = ['q'] }\n\
                 on_success = { amqp = 'r', exchange = 'e', routing_key = 'k' }\non_exhausted = 'reject'\n";
     let mut first = loaded(text, &[], &[]);
     let mut second = loaded(&show(&first), &[], &[]);
     first.files.clear();
     second.files.clear();
     assert_eq!(format!("{first:?}"), format!("{second:?}"));
+}
+
+/// A queue with one trigger `t` that has these lines.
+fn queue(lines: &str) -> String {
+    format!(
+        "[source.r]\nkind = 'amqp'\nurl = 'amqp://a'\n[service.s.function.f]\ncode = 'f.ts'\n[service.s.trigger.t]\n\
+         function = 'f'\nsource = 'r'\nqueue = 'q'\n{lines}\n"
+    )
+}
+
+#[test]
+fn what_is_declared_must_be_sound() {
+    let other = |queue: &str| format!("[service.s.trigger.u]\nfunction = 'f'\nsource = 'r'\nqueue = '{queue}'");
+    let declared = |lines: &str| queue(&format!("declare = 'create'\n{lines}"));
+    check_error(&queue("bind = [{ exchange = 'e' }]"), "t.bind: is for a queue that is declared");
+    check_error(&queue("arguments = { a = 1 }"), "t.arguments: is for a queue that is declared");
+    check_error(&declared("arguments = { x-queue-type = 'quorum' }"), "use the trigger's key \"queue_type\"");
+    check_error(&declared("arguments = { a = [1.5] }"), "t.arguments.a: found 1.5; expected strings");
+    check_error(&declared("bind = [{ exchange = '' }]"), "t.bind: names no exchange");
+    check_error(&declared("bind = [{ exchange = 'e', type = '' }]"), "t.bind: type is empty");
+    let same = other("q");
+    let differs = format!("arguments = {{ a = 1 }}\n{same}\narguments = {{ a = 2 }}");
+    check_error(&declared(&differs), "u.arguments: differs from what");
+    let bind = |kind: &str| format!("declare = 'create'\nbind = [{{ exchange = 'e', type = '{kind}' }}]");
+    check_error(
+        &queue(&format!("{}\n{}\n{}", bind("topic"), other("q2"), bind("direct"))),
+        "u.bind: declares the exchange \"e\" with the type \"direct\", and service.s.trigger.t with \"topic\"",
+    );
+    loaded(&declared(&format!("arguments = {{ a = 1 }}\nbind = [{{ exchange = 'e' }}]\n{same}")), &[], &[]);
 }
 
 /// The keys that a type of [`file`] takes, learnt from the error for one that it does not take.

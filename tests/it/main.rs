@@ -9,6 +9,7 @@ mod verifier;
 
 mod admin;
 mod amqp_delivery;
+mod amqp_queues;
 mod amqp_trouble;
 mod broker_restart;
 mod cases;

@@ -3,17 +3,26 @@
 use std::time::Duration;
 
 use indexmap::IndexMap;
+use serde_json::{Map, Value};
 
 use super::Resolver;
 use super::trigger::Reads;
 use crate::config::file::{BindFile, TriggerFile};
 use crate::config::place::KeyPath;
-use crate::config::settings::{Binding, QueueSettings, ServiceSettings};
+use crate::config::settings::{Binding, Declare, QueueSettings, ServiceSettings, TriggerSettings};
 
 /// Exchanges, queues and routing keys.
 const AMQP_NAME_MAX: usize = 255;
 /// Far below the 30 minutes after which a server takes back a message that was not acknowledged.
 const AMQP_BACKOFF_MAX: Duration = Duration::from_secs(600);
+
+/// What was said of the queues and exchanges so far, by source and name.
+#[derive(Default)]
+struct Said<'s> {
+    queues: IndexMap<(&'s str, &'s str), (QueueSettings, KeyPath)>,
+    /// The types of exchanges.
+    exchanges: IndexMap<(&'s str, &'s str), (&'s str, KeyPath)>,
+}
 
 impl Resolver<'_> {
     pub(super) fn queue(&mut self, file: &TriggerFile, path: &KeyPath) -> Option<Reads> {
@@ -38,22 +47,53 @@ impl Resolver<'_> {
             let problem = "is too long: the server takes a message back that is kept for long";
             self.conflict(&path.then("retry"), problem, "wait 10 minutes at most");
         }
-        let bind = file.bind.iter().map(|BindFile { exchange, routing_key }| {
-            let key = path.then("bind");
-            self.check_amqp_name(exchange, &key);
-            self.check_amqp_name(routing_key, &key);
-            if exchange.is_empty() {
-                self.bad(&key, "names no exchange; every queue is bound to the default exchange anyway");
-            }
-            Binding { exchange: exchange.clone(), routing_key: routing_key.clone() }
-        });
         let queue = QueueSettings {
-            bind: bind.collect(),
+            bind: file.bind.iter().map(|bind| self.binding(bind, &path.then("bind"))).collect(),
             declare: file.declare,
             queue_type: file.queue_type,
+            arguments: self.queue_arguments(&file.arguments, &path.then("arguments")),
+            consumer_priority: file.consumer_priority,
             on_no_match: file.on_no_match,
         };
         Some(Reads { topics: vec![name.clone()], group: name.clone(), queue: Some(queue) })
+    }
+
+    fn binding(&mut self, file: &BindFile, key: &KeyPath) -> Binding {
+        self.check_amqp_name(&file.exchange, key);
+        self.check_amqp_name(&file.routing_key, key);
+        if file.exchange.is_empty() {
+            self.bad(key, "names no exchange; every queue is bound to the default exchange anyway");
+        }
+        if file.exchange_type.as_deref() == Some("") {
+            let problem = "type is empty; expected \"direct\", \"topic\", \"fanout\", \"headers\" or a plugin's";
+            self.bad(key, problem);
+        }
+        self.check_arguments(&file.arguments, key);
+        Binding {
+            exchange: file.exchange.clone(),
+            exchange_type: file.exchange_type.clone(),
+            routing_key: file.routing_key.clone(),
+            arguments: file.arguments.clone(),
+        }
+    }
+
+    fn queue_arguments(&mut self, file: &Map<String, Value>, key: &KeyPath) -> Map<String, Value> {
+        if file.contains_key("x-queue-type") {
+            let problem = "has a key of its own";
+            self.conflict(&key.then("x-queue-type"), problem, "use the trigger's key \"queue_type\"");
+        }
+        self.check_arguments(file, key);
+        file.clone()
+    }
+
+    fn check_arguments(&mut self, arguments: &Map<String, Value>, key: &KeyPath) {
+        for (name, value) in arguments {
+            let at = key.then(name);
+            self.check_amqp_name(name, &at);
+            if let Err(found) = check_argument(value) {
+                self.bad(&at, format!("found {found}; expected strings, booleans, whole numbers, lists or tables"));
+            }
+        }
     }
 
     /// The protocol has one byte for the length of a name or routing key.
@@ -65,36 +105,82 @@ impl Resolver<'_> {
 
     /// One channel serves all triggers of a queue.
     pub(super) fn check_queues(&mut self, services: &IndexMap<String, ServiceSettings>) {
-        let mut said: IndexMap<(&str, &str), (QueueSettings, KeyPath)> = IndexMap::new();
+        let mut said = Said::default();
         for (service_name, service) in services {
             for (name, trigger) in &service.triggers {
                 let Some(queue) = &trigger.queue else { continue };
                 let path = KeyPath::of(["service", service_name, "trigger", name]);
+                self.check_exchanges(&mut said, trigger, queue, &path);
                 let (known, first) = said
+                    .queues
                     .entry((&trigger.source, &trigger.group))
                     .or_insert_with(|| (QueueSettings::default(), path.clone()));
-                let differs = [
-                    ("declare", differ(&mut known.declare, queue.declare)),
-                    ("queue_type", differ(&mut known.queue_type, queue.queue_type)),
-                    ("on_no_match", differ(&mut known.on_no_match, queue.on_no_match)),
-                ];
-                for (key, _) in differs.into_iter().filter(|(_, differs)| *differs) {
+                for key in differences(known, queue) {
                     let problem = format!("differs from what {first} or another trigger of the same queue says");
                     self.conflict(&path.then(key), problem, "give all of them the same");
                 }
+                known.add(queue);
+            }
+        }
+        for (queue, path) in said.queues.values().filter(|(queue, _)| queue.declare != Some(Declare::Create)) {
+            let unused = [("bind", !queue.bind.is_empty()), ("arguments", !queue.arguments.is_empty())];
+            for (key, _) in unused.into_iter().filter(|(_, given)| *given) {
+                let problem = "is for a queue that is declared, and this one must be there";
+                self.conflict(&path.then(key), problem, "add declare = \"create\", or remove the key");
+            }
+        }
+    }
+
+    fn check_exchanges<'s>(
+        &mut self,
+        said: &mut Said<'s>,
+        trigger: &'s TriggerSettings,
+        queue: &'s QueueSettings,
+        path: &KeyPath,
+    ) {
+        for binding in &queue.bind {
+            let Some(kind) = binding.exchange_type.as_deref() else { continue };
+            let key = (trigger.source.as_str(), binding.exchange.as_str());
+            let (known, first) = said.exchanges.entry(key).or_insert_with(|| (kind, path.clone()));
+            if *known != kind {
+                let problem = format!(
+                    "declares the exchange {:?} with the type {kind:?}, and {first} with {known:?}",
+                    binding.exchange
+                );
+                self.conflict(&path.then("bind"), problem, "give it the same type everywhere");
             }
         }
     }
 }
 
-/// Notes what is said; whether it differs from what was said before.
-fn differ<T: PartialEq + Copy>(known: &mut Option<T>, said: Option<T>) -> bool {
-    match (*known, said) {
-        (Some(known), Some(said)) => known != said,
-        (None, said) => {
-            *known = said;
-            false
-        }
-        (Some(_), None) => false,
+/// The keys of which `said` says otherwise than `known`.
+fn differences(known: &QueueSettings, said: &QueueSettings) -> Vec<&'static str> {
+    let arguments = !known.arguments.is_empty() && !said.arguments.is_empty() && known.arguments != said.arguments;
+    let differs = [
+        ("declare", differ(known.declare, said.declare)),
+        ("queue_type", differ(known.queue_type, said.queue_type)),
+        ("arguments", arguments),
+        ("consumer_priority", differ(known.consumer_priority, said.consumer_priority)),
+        ("on_no_match", differ(known.on_no_match, said.on_no_match)),
+    ];
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+}
+
+fn differ<T: PartialEq>(known: Option<T>, said: Option<T>) -> bool {
+    matches!((known, said), (Some(known), Some(said)) if known != said)
+}
+
+/// What is there that the protocol's tables cannot hold.
+fn check_argument(value: &Value) -> Result<(), String> {
+    match value {
+        Value::String(_) | Value::Bool(_) => Ok(()),
+        Value::Number(number) if number.is_i64() => Ok(()),
+        Value::Array(list) => list.iter().try_for_each(check_argument),
+        Value::Object(table) => match table.keys().find(|key| key.len() > AMQP_NAME_MAX) {
+            Some(_) => Err(format!("a key of more than {AMQP_NAME_MAX} bytes")),
+            None => table.values().try_for_each(check_argument),
+        },
+        Value::Number(number) => Err(number.to_string()),
+        Value::Null => Err("nothing".to_owned()),
     }
 }

@@ -87,6 +87,8 @@ impl Resolver<'_> {
             ("declare", file.declare.is_some()),
             ("queue_type", file.queue_type.is_some()),
             ("bind", !file.bind.is_empty()),
+            ("arguments", !file.arguments.is_empty()),
+            ("consumer_priority", file.consumer_priority.is_some()),
             ("on_no_match", file.on_no_match.is_some()),
         ];
         self.refuse_trigger_keys_of(&amqp_only, "amqp", path);

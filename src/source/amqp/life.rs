@@ -7,16 +7,14 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery as Received;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions,
-    QueueBindOptions, QueueDeclareOptions,
 };
-use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, Consumer};
 
-use super::Supervisor;
 use super::lend::Lent;
 use super::link::{Servers, explain};
 use super::tags::{Answer, GAP_PATIENCE, Tags};
-use crate::config::{Binding, Declare, OnNoMatch, QueueSettings, QueueType};
+use super::{Supervisor, declare};
+use crate::config::{OnNoMatch, QueueSettings};
 use crate::delivery::{Assignment, Delivery, Phase, Settled, Ticket};
 use crate::event::Message;
 use crate::source::{Stage, Subscription};
@@ -86,16 +84,21 @@ impl Life {
         let setup = async {
             let channel = connection.create_channel().await?;
             let observer = connection.create_channel().await?;
-            let ready = declare(&channel, name, queue).await?;
+            let ready = declare::declare(&channel, name, queue).await?;
             let prefetch = u16::try_from(subscription.in_flight.messages).unwrap_or(u16::MAX);
             channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
             let consumer = channel
-                .basic_consume(name.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default())
+                .basic_consume(
+                    name.as_str().into(),
+                    "".into(),
+                    BasicConsumeOptions::default(),
+                    declare::consumer_arguments(queue),
+                )
                 .await?;
             Ok::<_, lapin::Error>((channel, observer, consumer, ready))
         };
         let (channel, observer, consumer, ready) =
-            setup.await.map_err(|error| format!("queue `{name}`: {}", explain(&error)))?;
+            setup.await.map_err(|error| format!("queue `{name}`: {}", declare::explain_refusal(&error)))?;
         tracing::info!(source = subscription.source, queue = name, ready, "consuming");
         servers.succeeded();
         subscription.metrics.partitions.set(1);
@@ -164,32 +167,10 @@ impl Life {
             return;
         }
         self.asked = Instant::now();
-        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let asking = self.observer.queue_declare(queue.into(), options, FieldTable::default());
-        if let Ok(Ok(queue)) = tokio::time::timeout(LOOK, asking).await {
-            self.ready = queue.message_count();
+        if let Ok(Ok(ready)) = tokio::time::timeout(LOOK, declare::depth(&self.observer, queue)).await {
+            self.ready = ready;
         }
     }
-}
-
-/// Looks for the queue, or makes it. Answers how many messages are ready in it.
-async fn declare(channel: &Channel, name: &str, queue: &QueueSettings) -> Result<u32, lapin::Error> {
-    if queue.declare != Some(Declare::Create) {
-        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        return Ok(channel.queue_declare(name.into(), options, FieldTable::default()).await?.message_count());
-    }
-    let mut arguments = FieldTable::default();
-    if queue.queue_type == Some(QueueType::Quorum) {
-        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-    }
-    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    let declared = channel.queue_declare(name.into(), options, arguments).await?;
-    for Binding { exchange, routing_key } in &queue.bind {
-        let (exchange, routing_key) = (exchange.as_str().into(), routing_key.as_str().into());
-        let options = QueueBindOptions::default();
-        channel.queue_bind(name.into(), exchange, routing_key, options, FieldTable::default()).await?;
-    }
-    Ok(declared.message_count())
 }
 
 /// What the consumer yields; `None` when it has ended.

@@ -21,6 +21,7 @@ use super::{Ended, Fault, Stage, Subscription};
 use crate::config::{AmqpSettings, QueueSettings};
 use crate::delivery::{Report, Reports};
 
+mod declare;
 mod lend;
 mod life;
 pub(crate) mod link;
