@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use async_rs::Runtime;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties, Error, ErrorKind};
 
+use super::strides::Strides;
 use crate::config::AmqpSettings;
 use crate::source::Fault;
 
@@ -24,6 +26,8 @@ pub(crate) struct Servers {
     name: String,
     next: usize,
     failures: u32,
+    /// Whether sockets are read in strides while they are busy.
+    strides: bool,
 }
 
 impl Servers {
@@ -41,7 +45,12 @@ impl Servers {
             source_name: source_name.to_owned(),
             reason: "`url` is not understood: expected amqp://user:password@host:port/vhost".to_owned(),
         })?;
-        Ok(Self { uris, name, next: 0, failures: 0 })
+        Ok(Self { uris, name, next: 0, failures: 0, strides: false })
+    }
+
+    /// For connections with many messages under way at once: reads them in strides while they are busy.
+    pub(super) fn in_strides(self) -> Self {
+        Self { strides: true, ..self }
     }
 
     /// Connects to the next server. Must be called within a tokio runtime.
@@ -53,7 +62,13 @@ impl Servers {
         self.next = (self.next + 1) % self.uris.len();
         let place = format!("{}:{}", uri.authority.host, uri.authority.port);
         let properties = ConnectionProperties::default().with_connection_name(self.name.as_str().into());
-        let connecting = Connection::connect_uri(uri, properties);
+        let connecting = async {
+            if self.strides {
+                Connection::connect_uri_with_runtime(uri, properties, Runtime::new(Strides::current())).await
+            } else {
+                Connection::connect_uri(uri, properties).await
+            }
+        };
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => Err(format!("{place}: {}", explain(&error))),

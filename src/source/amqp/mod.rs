@@ -25,7 +25,11 @@ mod declare;
 mod lend;
 mod life;
 pub(crate) mod link;
+mod strides;
 mod tags;
+
+/// A smaller prefetch would have the server wait for acknowledgements while a socket rests between two strides.
+const STRIDES_PREFETCH_MIN: usize = 250;
 
 /// Starts a subscription to the queue that is its group. It does not wait for the server: one that cannot be reached is
 /// tried until it comes.
@@ -39,7 +43,10 @@ pub fn spawn(
 ) -> Result<oneshot::Receiver<Ended>, Fault> {
     let source_name = subscription.source.clone();
     let name = format!("lagless {source_name}/{}", subscription.group);
-    let servers = Servers::new(&source_name, settings, name)?;
+    let mut servers = Servers::new(&source_name, settings, name)?;
+    if subscription.in_flight.messages >= STRIDES_PREFETCH_MIN {
+        servers = servers.in_strides();
+    }
     let fault = |reason: String| Fault::Client { source_name: source_name.clone(), reason };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
