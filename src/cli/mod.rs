@@ -58,7 +58,7 @@ Exit codes: 0 done or drained, 1 failed, 2 wrong usage, 75 drain deadline passed
 
 #[derive(Debug, Args)]
 struct Logs {
-    /// What is logged, in the form of RUST_LOG (which wins where it is set) [default: info; for demo: off]
+    /// What is logged, in the form of RUST_LOG (which wins where it is set) [default: info; for demo: off; for check: info,lapin=off]
     #[arg(long, global = true, value_name = "FILTER")]
     log: Option<String>,
     /// The form of log lines on standard error
@@ -70,7 +70,7 @@ struct Logs {
 enum Verb {
     /// Read messages and run functions until stopped
     Run(run::Run),
-    /// Validate the configuration and the code without connecting, and print the effective settings
+    /// Validate configuration and code and print the effective settings; --connect looks at the brokers too
     Check(check::Check),
     /// Write a small working project
     Init(init::Init),
@@ -105,6 +105,8 @@ pub fn main() -> ExitCode {
     let filter = cli.logs.log.as_deref().unwrap_or(match cli.verb {
         // Poison orders are part of the show, and each would be told several times.
         Verb::Demo(_) => "off",
+        // What the client says of a missing queue or a refused login is in the answer, in clearer words.
+        Verb::Check(_) => "info,lapin=off",
         _ => "info",
     });
     if let Err(reason) = log::start(cli.logs.log_format, filter) {

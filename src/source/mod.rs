@@ -21,6 +21,7 @@ use crate::trigger::Triggers;
 pub mod amqp;
 pub mod kafka;
 pub mod memory;
+pub mod probe;
 
 /// What a source needs to know to serve all triggers that share a consumer.
 #[derive(Debug)]

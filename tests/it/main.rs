@@ -13,6 +13,7 @@ mod amqp_queues;
 mod amqp_trouble;
 mod broker_restart;
 mod cases;
+mod check;
 mod cli;
 mod crash;
 mod errors;

@@ -22,9 +22,11 @@ use crate::config::{AmqpSettings, QueueSettings};
 use crate::delivery::{Report, Reports};
 
 mod declare;
+mod greeting;
 mod lend;
 mod life;
 pub(crate) mod link;
+pub mod probe;
 mod strides;
 mod tags;
 

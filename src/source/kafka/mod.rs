@@ -37,6 +37,7 @@ mod lend;
 mod moves;
 mod partition;
 mod position;
+pub mod probe;
 mod rebalance;
 #[cfg(test)]
 mod tests;

@@ -116,6 +116,21 @@ impl Kafka {
         progress.collect()
     }
 
+    /// The names of all topics.
+    pub fn topics(&self) -> Vec<String> {
+        let metadata = self.reader("it-looks").fetch_metadata(None, PATIENCE).unwrap();
+        metadata.topics().iter().map(|topic| topic.name().to_owned()).collect()
+    }
+
+    /// A group's state and the ids of its members.
+    pub fn group(&self, group: &str) -> (String, Vec<String>) {
+        let list = self.reader("it-looks").fetch_group_list(Some(group), PATIENCE).unwrap();
+        let found = list.groups().iter().find(|found| found.name() == group);
+        found.map_or_else(Default::default, |found| {
+            (found.state().to_owned(), found.members().iter().map(|member| member.id().to_owned()).collect())
+        })
+    }
+
     /// Commits an offset for one partition in the name of a group that has no members.
     pub fn commit(&self, group: &str, topic: &str, (partition, offset): (i32, i64)) {
         let mut list = TopicPartitionList::new();

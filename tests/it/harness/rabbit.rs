@@ -69,6 +69,13 @@ impl Rabbit {
         link.runtime.block_on(link.channel.exchange_declare(name.into(), kind, options, table)).unwrap();
     }
 
+    pub fn has_exchange(&self, name: &str) -> bool {
+        let link = self.link();
+        let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+        let table = FieldTable::default();
+        link.runtime.block_on(link.channel.exchange_declare(name.into(), ExchangeKind::Topic, options, table)).is_ok()
+    }
+
     pub fn delete_queue(&self, name: &str) {
         let link = self.link();
         link.runtime.block_on(link.channel.queue_delete(name.into(), QueueDeleteOptions::default())).unwrap();
