@@ -1,11 +1,15 @@
 //! Compares what went in with what came out: which messages were lost, repeated, or overtaken.
 //!
 //! Messages carry a key and a sequence number, and the function under test returns both, with the attempt and the start
-//! time of its runner, to a topic keyed like the input. Comparing is pure; [`topic`] reads records from Kafka.
+//! time of its runner, to a topic keyed like the input. Comparing is pure: [`stream`] takes results one by one,
+//! [`compare`] takes lists; [`topic`] reads records from Kafka.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
+use self::stream::{Stream, Verdict};
+
+pub mod stream;
 pub mod topic;
 
 /// What tells messages apart.
@@ -60,32 +64,26 @@ pub struct Report {
 /// Compares. Order is judged between the messages of one input partition whose results share an output partition:
 /// nothing else has an order. What counts is the first result of each message, since a crash may repeat.
 pub fn compare(input: &[Sent], output: &[Returned]) -> Report {
-    let positions: HashMap<&Id, (i32, usize)> =
-        input.iter().enumerate().map(|(position, sent)| (&sent.id, (sent.partition, position))).collect();
+    let numbers: HashMap<&Id, (i32, u64)> =
+        input.iter().zip(0..).map(|(sent, number)| (&sent.id, (sent.partition, number))).collect();
     let mut report = Report { sent: input.len(), returned: output.len(), ..Report::default() };
-    let mut seen: BTreeSet<usize> = BTreeSet::new();
-    let mut furthest: BTreeMap<(i32, i32), usize> = BTreeMap::new();
+    let mut stream = Stream::default();
     let mut starts = BTreeSet::new();
     for result in output {
         starts.insert(result.started_us);
         report.retried += usize::from(result.attempt > 1);
-        let Some(&(partition, position)) = positions.get(&result.id) else {
+        let Some(&(lane, number)) = numbers.get(&result.id) else {
             report.unknown.push(result.id.clone());
             continue;
         };
-        if !seen.insert(position) {
-            report.repeated.push(result.id.clone());
-            continue;
+        match stream.take(number, lane, result.partition) {
+            Verdict::First => {}
+            Verdict::Overtaken => report.out_of_order.push(result.id.clone()),
+            Verdict::Repeated => report.repeated.push(result.id.clone()),
         }
-        let reached = furthest.entry((partition, result.partition)).or_insert(position);
-        if position < *reached {
-            report.out_of_order.push(result.id.clone());
-        }
-        *reached = position.max(*reached);
     }
     report.starts = starts.len();
-    report.lost =
-        input.iter().enumerate().filter(|(at, _)| !seen.contains(at)).map(|(_, sent)| sent.id.clone()).collect();
+    report.lost = stream.lost(input.len() as u64).map(|number| input[number as usize].id.clone()).collect();
     report
 }
 
