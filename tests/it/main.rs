@@ -24,3 +24,4 @@ mod readme;
 mod rebalance;
 mod rooms;
 mod shutdown;
+mod soak;

@@ -39,7 +39,7 @@ impl Kafka {
         }
     }
 
-    fn config(&self) -> ClientConfig {
+    pub fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.brokers);
         config
@@ -155,6 +155,12 @@ impl OwnKafka {
 
     pub fn stop(&self) {
         script("stop", self.folder.path());
+    }
+
+    /// Ends it as a power cut of the server alone would.
+    pub fn kill(&self) {
+        let killed = run_script("stop", self.folder.path(), &["--kill"]).unwrap();
+        assert!(killed.status.success(), "{}", String::from_utf8_lossy(&killed.stderr));
     }
 
     pub fn start_again(&self) {

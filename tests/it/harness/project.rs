@@ -35,9 +35,11 @@ impl Project {
         self.folder.path()
     }
 
-    /// The program with arguments, in the folder, without settings from the environment of the test.
+    /// The program with arguments, in the folder, without settings from the environment of the test. `LAGLESS_BIN` names
+    /// another build of it.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lagless"));
+        let program = std::env::var_os("LAGLESS_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_lagless").into());
+        let mut command = Command::new(program);
         command.current_dir(self.path()).args(args);
         for (name, _) in std::env::vars_os() {
             if name == "RUST_LOG" || name.to_string_lossy().starts_with("LAGLESS__") {

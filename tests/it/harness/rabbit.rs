@@ -27,9 +27,9 @@ pub struct Rabbit {
 }
 
 /// A connection of a test's own.
-struct Link {
-    runtime: Runtime,
-    channel: Channel,
+pub struct Link {
+    pub runtime: Runtime,
+    pub channel: Channel,
     _connection: Connection,
 }
 
@@ -41,7 +41,7 @@ impl Rabbit {
         Self { url }
     }
 
-    fn link(&self) -> Link {
+    pub fn link(&self) -> Link {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (connection, channel) = runtime.block_on(async {
             let connection = Connection::connect(&self.url, ConnectionProperties::default()).await.unwrap();
@@ -166,6 +166,12 @@ impl OwnRabbit {
 
     pub fn stop(&self) {
         script("stop", self.folder.path());
+    }
+
+    /// Ends it as a power cut of the server alone would.
+    pub fn kill(&self) {
+        let killed = run_script("stop", self.folder.path(), &["--kill"]).unwrap();
+        assert!(killed.status.success(), "{}", String::from_utf8_lossy(&killed.stderr));
     }
 
     pub fn start_again(&self) {
