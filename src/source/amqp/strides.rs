@@ -328,7 +328,8 @@ mod tests {
                 });
                 let mut received = vec![0; length];
                 let (read, written) = futures_util::join!(from.read_exact(&mut received), to.write_all(&expected));
-                (read.unwrap(), written.unwrap());
+                read.unwrap();
+                written.unwrap();
                 assert!(received == expected && drain.join().unwrap() == expected);
                 assert_eq!(feed.join().unwrap(), 0);
             });
