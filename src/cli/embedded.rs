@@ -28,8 +28,10 @@ pub fn start() -> Result<EmbeddedBroker, CliError> {
 /// Points every Kafka source at the embedded broker, which has neither security nor other members of a group.
 pub fn point_at(settings: &mut Settings, bootstrap: &str) {
     for source in settings.sources.values_mut() {
-        let SourceKind::Kafka(KafkaSettings { brokers, client, instance_id }) = &mut source.kind else { continue };
+        let SourceKind::Kafka(kafka) = &mut source.kind else { continue };
+        let KafkaSettings { brokers, client, oauth_token, instance_id } = kafka;
         *brokers = vec![bootstrap.to_owned()];
+        *oauth_token = None;
         *instance_id = None;
         client.retain(|key, _| !CONNECTION_PREFIXES.iter().any(|prefix| key.starts_with(prefix)));
         for (key, value) in CLIENT_SETTINGS {
@@ -147,7 +149,7 @@ mod tests {
     use indexmap::IndexMap;
 
     use super::*;
-    use crate::config::{InFlight, OutOfRange, SourceSettings};
+    use crate::config::{InFlight, OauthToken, OutOfRange, SourceSettings};
 
     #[test]
     fn sources_keep_their_tuning_but_not_their_way_to_a_real_broker() {
@@ -155,6 +157,7 @@ mod tests {
         let kafka = KafkaSettings {
             brokers: vec!["kafka.example:9093".into()],
             client: client.map(|(key, value)| (key.to_owned(), Secret::plain(value))).into_iter().collect(),
+            oauth_token: Some(OauthToken::File("token".into())),
             instance_id: Some("worker-1".into()),
         };
         let source = SourceSettings {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer, de};
 
 use super::settings::{
-    Declare, LineFormat, LogLevel, OnExhausted, OnNoMatch, Order, OutOfRange, QueueType, ShapeKind, Start,
+    Declare, LineFormat, LogLevel, Login, OnExhausted, OnNoMatch, Order, OutOfRange, QueueType, ShapeKind, Start,
 };
 use super::suggest;
 
@@ -67,6 +67,10 @@ impl Choice for QueueType {
 
 impl Choice for OnNoMatch {
     const ALL: &'static [(&'static str, Self)] = &[("ack", Self::Ack), ("reject", Self::Reject), ("stop", Self::Stop)];
+}
+
+impl Choice for Login {
+    const ALL: &'static [(&'static str, Self)] = &[("plain", Self::Plain), ("external", Self::External)];
 }
 
 impl Choice for LineFormat {

@@ -1,6 +1,8 @@
 //! What can be written in a configuration file. The comments here are the reference; every key has a default unless
 //! its comment says "required".
 
+mod secured;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,10 +11,11 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
+pub use self::secured::{OauthTokenFile, TlsFile};
 pub use super::choice::Kind;
 use super::choice::{choice, optional_choice};
 use super::settings::{
-    Declare, LineFormat, LogLevel, OnExhausted, OnNoMatch, Order, OutOfRange, QueueType, ShapeKind, Start,
+    Declare, LineFormat, LogLevel, Login, OnExhausted, OnNoMatch, Order, OutOfRange, QueueType, ShapeKind, Start,
 };
 use super::units::{count, duration, listen_address, optional_duration, optional_size, size, texts};
 
@@ -43,15 +46,26 @@ pub struct SourceFile {
     /// secrets. Those that Lagless decides itself, such as `group.id`, are refused.
     #[serde(default)]
     pub client: IndexMap<String, SecretFile>,
+    /// Kafka: log in with OAUTHBEARER, by a token from a file or a command. It is asked for again when four fifths of
+    /// the token's life have passed. A JWT says by itself how long it lives; any other token is taken to live for five
+    /// minutes.
+    pub oauth_token: Option<OauthTokenFile>,
     /// Kafka: static membership. A worker that returns under the same name within the session timeout gets its
     /// partitions back without a rebalance. Must differ between the workers of a group.
     pub instance_id: Option<String>,
-    /// AMQP, required: where the server is, such as `"amqp://user:password@host:5672/%2f"`. May be a secret; a password
-    /// in it is never shown. The path is the virtual host, `%2f` being the usual one, `/`.
+    /// AMQP, required: where the server is, such as `"amqp://user:password@host:5672/%2f"`, or `"amqps://..."` for TLS.
+    /// May be a secret; a password in it is never shown. The path is the virtual host, `%2f` being the usual one, `/`.
     pub url: Option<SecretFile>,
     /// AMQP, in the place of `url`: several servers of a cluster, tried in turn.
     #[serde(default)]
     pub urls: Vec<SecretFile>,
+    /// AMQP, with `amqps://`: certificates. The files are read anew for each connection, so that those which have been
+    /// renewed are taken. Default: the system's authorities are trusted, and no certificate is shown.
+    pub tls: Option<TlsFile>,
+    /// AMQP: `"plain"`, by user and password of the URL, or `"external"`, by the certificate that `tls.certificate`
+    /// shows. Default `"plain"`.
+    #[serde(default, deserialize_with = "optional_choice")]
+    pub login: Option<Login>,
     /// Memory: the file with the lines to read, or `"-"` for standard input. Default `"-"`.
     pub input: Option<PathBuf>,
     /// Memory: the file that results are appended to, or `"-"` for standard output. Default `"-"`.

@@ -46,6 +46,7 @@ mod schema;
 mod settings;
 mod show;
 mod suggest;
+mod tls;
 mod toml_layer;
 mod units;
 
@@ -57,3 +58,4 @@ pub use load::{Sources, load};
 pub use place::{KeyPath, Place};
 pub use settings::*;
 pub use show::show;
+pub use tls::{Certificates, ClientCertificate, Identity, TlsFlaw, TlsSettings};

@@ -94,9 +94,22 @@ static SOURCE: Node = Node::Table(Table {
         ("kind", Node::Text),
         ("brokers", Node::Whole),
         ("client", Node::Open(OpenKeys::Librdkafka)),
+        (
+            "oauth_token",
+            Node::Table(Table { keys: &[("file", Node::Text), ("command", Node::Whole)], required: &[], planned: &[] }),
+        ),
         ("instance_id", Node::Text),
         ("url", Node::Text),
         ("urls", Node::Whole),
+        (
+            "tls",
+            Node::Table(Table {
+                keys: &[("ca", Node::Text), ("certificate", Node::Text), ("key", Node::Text)],
+                required: &[],
+                planned: &[],
+            }),
+        ),
+        ("login", Node::Text),
         ("input", Node::Text),
         ("output", Node::Text),
         ("format", Node::Text),
@@ -113,7 +126,7 @@ static SOURCE: Node = Node::Table(Table {
         ("on_out_of_range", Node::Text),
     ],
     required: &[("kind", "\"kafka\", \"amqp\" or \"memory\"")],
-    planned: &["tls"],
+    planned: &[],
 });
 
 static FUNCTION: Node = Node::Table(Table {

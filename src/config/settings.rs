@@ -8,6 +8,8 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
+use super::tls::TlsSettings;
+
 /// Everything a worker needs to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -44,8 +46,19 @@ pub enum SourceKind {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AmqpSettings {
-    /// `amqp://user:password@host:port/vhost` each; at least one.
+    /// `amqp://user:password@host:port/vhost` each; at least one. `amqps` is TLS.
     pub urls: Vec<Secret>,
+    pub tls: TlsSettings,
+    pub login: Login,
+}
+
+/// How a client says who it is to an AMQP server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Login {
+    /// By the user and password of the URL.
+    Plain,
+    /// By the certificate that it shows.
+    External,
 }
 
 #[derive(Debug, Clone)]
@@ -54,8 +67,18 @@ pub struct KafkaSettings {
     pub brokers: Vec<String>,
     /// librdkafka settings, passed through to every client of this source.
     pub client: IndexMap<String, Secret>,
+    /// Logs in with OAUTHBEARER.
+    pub oauth_token: Option<OauthToken>,
     /// Static membership: librdkafka's `group.instance.id`.
     pub instance_id: Option<String>,
+}
+
+/// Where tokens come from, each time that one is needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OauthToken {
+    File(PathBuf),
+    /// The program and its arguments; at least the program.
+    Command(Vec<String>),
 }
 
 /// Messages as JSON lines from a file or standard input, and results as JSON lines to one.

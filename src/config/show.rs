@@ -9,9 +9,10 @@ use serde_json::{Map, Value};
 use super::choice::word;
 use super::place::is_bare;
 use super::settings::{
-    Binding, FunctionSettings, QueueSettings, Secret, ServiceSettings, Settings, SinkSettings, SourceKind,
+    Binding, FunctionSettings, OauthToken, QueueSettings, Secret, ServiceSettings, Settings, SinkSettings, SourceKind,
     SourceSettings, Target, TriggerSettings,
 };
+use super::tls::TlsSettings;
 use super::units::size_text;
 
 /// Every setting with the value in force, secrets as `***`.
@@ -57,6 +58,9 @@ fn show_source(page: &mut Page, source: &SourceSettings) {
             page.set("kind", quoted("kafka"));
             page.set("brokers", list(&kafka.brokers));
             page.set("client", secrets(kafka.client.iter()));
+            if let Some(token) = &kafka.oauth_token {
+                page.set("oauth_token", oauth_token(token));
+            }
             if let Some(id) = &kafka.instance_id {
                 page.set("instance_id", quoted(id));
             }
@@ -66,6 +70,10 @@ fn show_source(page: &mut Page, source: &SourceSettings) {
         SourceKind::Amqp(amqp) => {
             page.set("kind", quoted("amqp"));
             page.set("urls", list(&amqp.urls.iter().map(|url| url.shown().to_owned()).collect::<Vec<_>>()));
+            if amqp.tls != TlsSettings::default() {
+                page.set("tls", tls(&amqp.tls));
+            }
+            page.set("login", quoted(word(amqp.login)));
             page.set("in_flight", format!("{{ messages = {} }}", source.in_flight.messages));
             return;
         }
@@ -79,6 +87,25 @@ fn show_source(page: &mut Page, source: &SourceSettings) {
     page.set("commit_interval", duration(source.commit_interval));
     let bytes = quoted(&size_text(source.in_flight.bytes as u64));
     page.set("in_flight", format!("{{ messages = {}, bytes = {bytes} }}", source.in_flight.messages));
+}
+
+fn oauth_token(token: &OauthToken) -> String {
+    match token {
+        OauthToken::File(file) => format!("{{ file = {} }}", quoted(&file.to_string_lossy())),
+        OauthToken::Command(command) => format!("{{ command = {} }}", list(command)),
+    }
+}
+
+fn tls(tls: &TlsSettings) -> String {
+    let client = tls.client.as_ref();
+    let files = [
+        ("ca", tls.ca.as_ref()),
+        ("certificate", client.map(|client| &client.certificate)),
+        ("key", client.map(|client| &client.key)),
+    ];
+    let given =
+        files.iter().filter_map(|(key, file)| Some(format!("{key} = {}", quoted(&file.as_ref()?.to_string_lossy()))));
+    format!("{{ {} }}", given.collect::<Vec<_>>().join(", "))
 }
 
 fn show_service(page: &mut Page, name: &str, service: &ServiceSettings, settings: &Settings) {

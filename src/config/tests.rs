@@ -8,11 +8,13 @@ use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
 use super::file::{
-    BatchFile, FunctionFile, InFlightFile, IsolatesFile, LogFile, RetryFile, ServiceFile, SinkFile, SourceFile,
-    TriggerFile, WorkerFile,
+    BatchFile, FunctionFile, InFlightFile, IsolatesFile, LogFile, OauthTokenFile, RetryFile, ServiceFile, SinkFile,
+    SourceFile, TlsFile, TriggerFile, WorkerFile,
 };
 use super::schema::{Node, ROOT};
 use super::*;
+
+mod secured;
 
 const SMALL: &str = r#"
 [source.shop-kafka]
@@ -562,6 +564,8 @@ fn check_keys<T: DeserializeOwned>(path: &[&str], apart: &[&str]) {
 fn schema_and_types_know_the_same_keys() {
     check_keys::<WorkerFile>(&[], &["source", "service"]);
     check_keys::<SourceFile>(&["source", "x"], &[]);
+    check_keys::<OauthTokenFile>(&["source", "x", "oauth_token"], &[]);
+    check_keys::<TlsFile>(&["source", "x", "tls"], &[]);
     check_keys::<InFlightFile>(&["source", "x", "in_flight"], &[]);
     check_keys::<ServiceFile>(&["service", "x"], &["function", "trigger"]);
     check_keys::<LogFile>(&["service", "x", "log"], &[]);

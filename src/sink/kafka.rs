@@ -5,6 +5,7 @@
 //! long as it takes, in the order the records came. Sending never waits.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
@@ -12,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
@@ -20,9 +22,10 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, ClientContext};
 
 use super::{Receipt, Receipts, Record};
-use crate::config::KafkaSettings;
+use crate::config::{KafkaSettings, OauthToken};
 use crate::source::Fault;
 use crate::source::kafka::client::{Notices, configure, creation_error, explain, log_line};
+use crate::source::kafka::oauth;
 
 /// The largest record that the client library takes, unless `message.max.bytes` says otherwise.
 const RECORD_MAX: usize = 1_000_000;
@@ -86,6 +89,7 @@ struct State {
 struct Shared {
     source_name: String,
     config: ClientConfig,
+    oauth_token: Option<OauthToken>,
     state: Mutex<Option<State>>,
     notices: Mutex<Notices>,
     is_ending: AtomicBool,
@@ -129,6 +133,7 @@ impl KafkaProducer {
         let shared = Arc::new(Shared {
             source_name: source_name.to_owned(),
             config,
+            oauth_token: settings.oauth_token.clone(),
             state: Mutex::new(None),
             notices: Mutex::default(),
             is_ending: AtomicBool::new(false),
@@ -369,6 +374,12 @@ fn is_final(code: RDKafkaErrorCode) -> bool {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        oauth::token(self.0.oauth_token.as_ref())
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         log_line(level, facility, line);
     }

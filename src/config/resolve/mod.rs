@@ -1,6 +1,8 @@
 //! From what was written to what the program uses: references are looked up, paths and defaults that depend on other
 //! keys are filled in, and rules across keys are enforced.
 
+mod amqp_source;
+mod kafka_source;
 mod queue;
 mod reference;
 mod sink;

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use async_rs::Runtime;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPUri, SASLMechanism};
 use lapin::{Connection, ConnectionProperties, Error, ErrorKind};
 
+use super::secure::{self, ConnectError};
 use super::strides::Strides;
-use crate::config::AmqpSettings;
+use crate::config::{AmqpSettings, Login, TlsSettings};
 use crate::source::Fault;
 
 /// How long a server may take to answer.
@@ -22,6 +23,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Servers {
     uris: Vec<AMQPUri>,
+    tls: TlsSettings,
+    login: Login,
     /// The name that the server's operator sees.
     name: String,
     next: usize,
@@ -37,6 +40,9 @@ impl Servers {
         let parse = |url: &str| {
             url.parse::<AMQPUri>().map(|mut uri| {
                 uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
+                if settings.login == Login::External {
+                    uri.query.auth_mechanism = Some(SASLMechanism::External);
+                }
                 uri
             })
         };
@@ -45,7 +51,8 @@ impl Servers {
             source_name: source_name.to_owned(),
             reason: "`url` is not understood: expected amqp://user:password@host:port/vhost".to_owned(),
         })?;
-        Ok(Self { uris, name, next: 0, failures: 0, strides: false })
+        let (tls, login) = (settings.tls.clone(), settings.login);
+        Ok(Self { uris, tls, login, name, next: 0, failures: 0, strides: false })
     }
 
     /// For connections with many messages under way at once: reads them in strides while they are busy.
@@ -64,16 +71,30 @@ impl Servers {
         let properties = ConnectionProperties::default().with_connection_name(self.name.as_str().into());
         let connecting = async {
             if self.strides {
-                Connection::connect_uri_with_runtime(uri, properties, Runtime::new(Strides::current())).await
+                secure::connect(uri, properties, &self.tls, Runtime::new(Strides::current())).await
             } else {
-                Connection::connect_uri(uri, properties).await
+                secure::connect(uri, properties, &self.tls, Runtime::tokio_current()).await
             }
         };
         match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(format!("{place}: {}", explain(&error))),
+            Ok(Err(ConnectError::Flaw(flaw))) => Err(format!("{place}: {flaw}")),
+            Ok(Err(ConnectError::Client(error))) => Err(format!("{place}: {}", self.explain_login(&error))),
             Err(_) => Err(format!("{place}: no answer within {CONNECT_TIMEOUT:?}; still trying")),
         }
+    }
+
+    /// One sentence about an error before the connection stood.
+    fn explain_login(&self, error: &Error) -> String {
+        let ErrorKind::ProtocolError(told) = error.kind() else { return explain(error) };
+        let advice = match told.kind() {
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) if self.login == Login::External => {
+                "check that the server offers EXTERNAL, and that the name in `tls.certificate` is one of its users"
+            }
+            AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => "check user and password in `url`",
+            _ => return explain(error),
+        };
+        format!("{}: {advice}; still trying", told.get_message())
     }
 
     /// Says that a connection has served.
@@ -113,6 +134,7 @@ pub(crate) fn explain(error: &Error) -> String {
             };
             format!("{told}: {advice}")
         }
+        ErrorKind::IOError(error) if let Some(text) = secure::explain(error) => text,
         ErrorKind::IOError(error) => format!("server not reachable ({error}): check `url`; still trying"),
         ErrorKind::MissingHeartbeatError => "the server was silent for too long; still trying".to_owned(),
         _ => format!("{error}; still trying"),
@@ -126,7 +148,8 @@ mod tests {
 
     fn servers(urls: &[&str]) -> Result<Servers, Fault> {
         let urls = urls.iter().map(|url| Secret::plain(*url)).collect();
-        Servers::new("rabbit", &AmqpSettings { urls }, "test".to_owned())
+        let settings = AmqpSettings { urls, tls: TlsSettings::default(), login: Login::Plain };
+        Servers::new("rabbit", &settings, "test".to_owned())
     }
 
     #[test]

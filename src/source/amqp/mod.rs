@@ -27,6 +27,7 @@ mod lend;
 mod life;
 pub(crate) mod link;
 pub mod probe;
+mod secure;
 mod strides;
 mod tags;
 

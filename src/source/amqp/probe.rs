@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::greeting::greet;
 use super::link::{Servers, explain};
-use crate::config::{AmqpSettings, Binding, Declare, Secret, Target};
+use crate::config::{AmqpSettings, Binding, Declare, Login, Secret, Target};
 use crate::source::probe::{Finding, Plan, Reading, What, Writing, counted, lasting};
 
 /// How long a parting may take.
@@ -89,8 +89,12 @@ async fn knock(
     match timeout(limit, servers.connect()).await {
         Ok(Ok(connection)) => {
             let status = connection.status();
-            let (user, vhost) = (status.username(), status.vhost());
-            let login = Finding::ok(What::Login, &place, format!("as `{user}`, virtual host `{vhost}`"));
+            let user = match settings.login {
+                Login::Plain => format!("as `{}`", status.username()),
+                // The server knows whom it takes the certificate's name for, and does not say.
+                Login::External => "by the client's certificate".to_owned(),
+            };
+            let login = Finding::ok(What::Login, &place, format!("{user}, virtual host `{}`", status.vhost()));
             (vec![reached, login], Some(connection))
         }
         Ok(Err(told)) => (vec![reached, no_login(told.strip_prefix(&format!("{place}: ")).unwrap_or(&told))], None),

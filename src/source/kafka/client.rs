@@ -18,6 +18,9 @@ pub(crate) fn configure(settings: &KafkaSettings, defaults: &[(&str, &str)]) -> 
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", settings.brokers.join(","));
     config.set("client.id", "lagless");
+    if settings.oauth_token.is_some() {
+        config.set("sasl.mechanism", "OAUTHBEARER");
+    }
     for (key, value) in defaults {
         config.set(*key, *value);
     }
@@ -57,15 +60,15 @@ pub(crate) fn explain(code: RDKafkaErrorCode, reason: &str) -> String {
         | Code::UnsupportedSASLMechanism
         | Code::IllegalSASLState => format!(
             "authentication failed ({reason}): check `security.protocol`, `sasl.mechanism`, `sasl.username` and \
-             `sasl.password` under `client`"
+             `sasl.password` under `client`, or `oauth_token`"
         ),
         Code::SSL => {
             format!("TLS failed ({reason}): check `security.protocol` and the `ssl.` settings under `client`")
         }
         Code::Resolve => format!("a broker's name cannot be resolved ({reason}): check `brokers`; still trying"),
         Code::BrokerTransportFailure | Code::AllBrokersDown => format!(
-            "broker not reachable ({reason}): check `brokers`, and `security.protocol` if the connection is closed at \
-             once; still trying"
+            "broker not reachable ({reason}): check `brokers`, and `security.protocol` and the `ssl.` settings under \
+             `client` if the connection is closed at once; still trying"
         ),
         Code::TopicAuthorizationFailed => {
             format!("not authorised for a topic ({reason}): grant the user read access to `topics`")
@@ -109,6 +112,7 @@ mod tests {
         let settings = KafkaSettings {
             brokers: vec!["a:1".into(), "b:2".into()],
             client: [("linger.ms".to_owned(), Secret::plain("7"))].into_iter().collect(),
+            oauth_token: None,
             instance_id: None,
         };
         let config = configure(&settings, &[("linger.ms", "5"), ("acks", "all")]);
@@ -122,6 +126,7 @@ mod tests {
         let settings = KafkaSettings {
             brokers: vec!["a:1".into()],
             client: [("security.protocol".to_owned(), Secret::hidden("s3cret"))].into_iter().collect(),
+            oauth_token: None,
             instance_id: None,
         };
         let error = configure(&settings, &[]).create::<rdkafka::consumer::BaseConsumer>().err().unwrap();

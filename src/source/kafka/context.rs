@@ -1,8 +1,10 @@
 //! What the client calls back: its log lines, errors and statistics. Partitions that come and go are in `rebalance`.
 
+use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
@@ -12,6 +14,8 @@ use super::assigned::{Assigned, is_rebalance};
 use super::client::{Notices, explain, log_line};
 use super::committer::Answer;
 use super::lag::Reach;
+use super::oauth;
+use crate::config::OauthToken;
 use crate::source::Subscription;
 
 /// The state that the polling thread shares with the client's callbacks, which run on the same thread: the locks are
@@ -19,14 +23,20 @@ use crate::source::Subscription;
 #[derive(Debug)]
 pub(super) struct Context {
     pub subscription: Arc<Subscription>,
+    oauth_token: Option<OauthToken>,
     assigned: Arc<Mutex<Assigned>>,
     notices: Mutex<Notices>,
     reach: Mutex<Reach>,
 }
 
 impl Context {
-    pub(super) fn new(subscription: Arc<Subscription>, assigned: Arc<Mutex<Assigned>>) -> Self {
-        Self { subscription, assigned, notices: Mutex::default(), reach: Mutex::new(Reach::begin(Instant::now())) }
+    pub(super) fn new(
+        subscription: Arc<Subscription>,
+        oauth_token: Option<OauthToken>,
+        assigned: Arc<Mutex<Assigned>>,
+    ) -> Self {
+        let reach = Mutex::new(Reach::begin(Instant::now()));
+        Self { subscription, oauth_token, assigned, notices: Mutex::default(), reach }
     }
 
     pub(super) fn assigned(&self) -> MutexGuard<'_, Assigned> {
@@ -67,6 +77,12 @@ impl Context {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        oauth::token(self.oauth_token.as_ref())
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         log_line(level, facility, line);
     }

@@ -24,7 +24,7 @@ use self::committer::Committer;
 use self::consumer::{Exit, Reader};
 use self::context::Context;
 use super::{Ended, Fault, Stage, Subscription};
-use crate::config::KafkaSettings;
+use crate::config::{KafkaSettings, OauthToken};
 
 mod assigned;
 pub(crate) mod client;
@@ -35,6 +35,7 @@ pub mod embedded;
 mod lag;
 mod lend;
 mod moves;
+pub(crate) mod oauth;
 mod partition;
 mod position;
 pub mod probe;
@@ -67,7 +68,7 @@ pub fn spawn(subscription: Subscription, settings: &KafkaSettings) -> Result<Run
     let source_name = subscription.source.clone();
     let subscription = Arc::new(subscription);
     let assigned = Arc::new(Mutex::new(Assigned::new(subscription.clone())));
-    let life = Life { subscription, config, assigned };
+    let life = Life { subscription, config, oauth_token: settings.oauth_token.clone(), assigned };
     let first = life
         .client()
         .map_err(|error| Fault::Client { source_name: source_name.clone(), reason: client::creation_error(&error) })?;
@@ -111,12 +112,15 @@ fn consumer_config(subscription: &Subscription, settings: &KafkaSettings) -> Cli
 struct Life {
     subscription: Arc<Subscription>,
     config: ClientConfig,
+    oauth_token: Option<OauthToken>,
     assigned: Arc<Mutex<Assigned>>,
 }
 
 impl Life {
     fn client(&self) -> KafkaResult<BaseConsumer<Context>> {
-        self.config.create_with_context(Context::new(self.subscription.clone(), self.assigned.clone()))
+        let oauth_token = self.oauth_token.clone();
+        let context = Context::new(self.subscription.clone(), oauth_token, self.assigned.clone());
+        self.config.create_with_context(context)
     }
 
     fn run(self, first: BaseConsumer<Context>) -> Ended {

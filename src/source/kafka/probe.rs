@@ -4,10 +4,12 @@
 //! create a topic. Even the broker's own topic for groups is left alone: asking about a group would have a cluster create
 //! it that has not had any group yet.
 
+use std::error::Error;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
@@ -15,9 +17,9 @@ use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, ClientContext};
 
 use self::group::ask_group;
-use super::client;
 use super::partition::Spot;
-use crate::config::{KafkaSettings, Target};
+use super::{client, oauth};
+use crate::config::{KafkaSettings, OauthToken, Target};
 use crate::source::probe::{Finding, Plan, Reading, What, counted, lasting};
 
 mod group;
@@ -93,7 +95,8 @@ fn login(settings: &KafkaSettings) -> String {
     if !protocol.starts_with("SASL") {
         return format!("{protocol}: no user and password are asked for");
     }
-    let mechanism = setting("sasl.mechanism").or(setting("sasl.mechanisms")).unwrap_or("GSSAPI");
+    let default = if settings.oauth_token.is_some() { "OAUTHBEARER" } else { "GSSAPI" };
+    let mechanism = setting("sasl.mechanism").or(setting("sasl.mechanisms")).unwrap_or(default);
     match setting("sasl.username") {
         Some(user) => format!("{protocol}, {mechanism} as `{user}`"),
         None => format!("{protocol}, {mechanism}"),
@@ -112,7 +115,7 @@ enum Refusal {
 fn enter(settings: &KafkaSettings, broker: &str, limit: Duration) -> Result<Option<String>, Refusal> {
     let mut config = config(settings);
     config.set("bootstrap.servers", broker);
-    let client = open(&config, limit)?;
+    let client = open(settings, &config, limit)?;
     let cluster = client.client().fetch_cluster_id(Duration::ZERO);
     close(client);
     Ok(cluster)
@@ -136,10 +139,10 @@ fn config(settings: &KafkaSettings) -> ClientConfig {
 type Client = BaseConsumer<Listener>;
 
 /// A client that a broker has let in.
-fn open(config: &ClientConfig, limit: Duration) -> Result<Client, Refusal> {
-    let client: Client = config
-        .create_with_context(Listener::default())
-        .map_err(|error| Refusal::Settings(client::creation_error(&error)))?;
+fn open(settings: &KafkaSettings, config: &ClientConfig, limit: Duration) -> Result<Client, Refusal> {
+    let listener = Listener { heard: Mutex::default(), oauth_token: settings.oauth_token.clone() };
+    let client: Client =
+        config.create_with_context(listener).map_err(|error| Refusal::Settings(client::creation_error(&error)))?;
     let deadline = Instant::now() + limit;
     let refusal = loop {
         // Messages cannot come: nothing is assigned. Errors come through the context.
@@ -172,16 +175,25 @@ fn close(client: Client) {
 }
 
 /// What a client says of itself.
-#[derive(Debug, Default)]
-struct Listener(Mutex<Heard>);
+#[derive(Debug)]
+struct Listener {
+    heard: Mutex<Heard>,
+    oauth_token: Option<OauthToken>,
+}
 
 impl Listener {
     fn heard(&self) -> MutexGuard<'_, Heard> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ClientContext for Listener {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        oauth::token(self.oauth_token.as_ref())
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         client::log_line(level, facility, line);
     }
@@ -241,7 +253,7 @@ impl Heard {
 
 /// Asks for topics with one client, and for each group with one of its own.
 fn ask(settings: &KafkaSettings, plan: &Plan, findings: &mut Vec<Finding>) {
-    let client = match open(&config(settings), plan.limit) {
+    let client = match open(settings, &config(settings), plan.limit) {
         Ok(client) => client,
         Err(Refusal::Settings(told) | Refusal::Server(told) | Refusal::Login(told)) => {
             findings.push(Finding::problem(What::Server, "", &told));

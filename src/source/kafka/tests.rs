@@ -42,6 +42,7 @@ impl Shop {
                 .chain([("session.timeout.ms", "3000"), ("heartbeat.interval.ms", "200")])
                 .map(|(key, value)| (key.to_owned(), Secret::plain(value)))
                 .collect(),
+            oauth_token: None,
             instance_id: None,
         };
         let producer = Arc::new(KafkaProducer::connect("shop", &settings).unwrap());
@@ -425,6 +426,7 @@ fn settings_that_the_client_refuses_are_a_fault_with_the_key() {
     let settings = KafkaSettings {
         brokers: vec!["127.0.0.1:1".to_owned()],
         client: [("no.such.setting".to_owned(), Secret::plain("1"))].into_iter().collect(),
+        oauth_token: None,
         instance_id: None,
     };
     let fault = KafkaProducer::connect("shop", &settings).unwrap_err().to_string();

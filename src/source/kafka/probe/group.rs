@@ -27,7 +27,7 @@ pub(super) fn ask_group(settings: &KafkaSettings, plan: &Plan, reading: &Reading
     let mut config = config(settings);
     config.set("group.id", &reading.group);
     let group = |verdict, told: &str| Finding { verdict, ..Finding::problem(What::Group, &reading.group, told) };
-    let client = match open(&config, plan.limit) {
+    let client = match open(settings, &config, plan.limit) {
         Ok(client) => client,
         Err(Refusal::Settings(told) | Refusal::Server(told) | Refusal::Login(told)) => {
             let known = topics.into_iter().map(|topic| topic.finding);
