@@ -2,9 +2,10 @@
 #
 # make_certificates DIR writes, as PEM, each with its key in NAME.key:
 #
-#   ca.pem             the authority that has signed the next two
+#   ca.pem             the authority that has signed the next three
 #   server.pem         for localhost and 127.0.0.1
 #   client.pem         the certificate of a client, named lagless-client
+#   stranger.pem       the same, named stranger, who is no user of any node
 #   foreign-ca.pem     another authority, which the node does not know
 #   foreign.pem        a client's certificate signed by that one, with the same name
 #
@@ -45,6 +46,7 @@ make_certificates() {
         authority "$dir" foreign-ca "Somebody else"
         certificate "$dir" server ca localhost "subjectAltName=DNS:localhost,IP:127.0.0.1"
         certificate "$dir" client ca lagless-client "extendedKeyUsage=clientAuth"
+        certificate "$dir" stranger ca stranger "extendedKeyUsage=clientAuth"
         certificate "$dir" foreign foreign-ca lagless-client "extendedKeyUsage=clientAuth"
         openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out "$dir/token.key"
         key_set "$dir" >"$dir/jwks.json"

@@ -87,9 +87,13 @@ listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.se
 listener.name.sasl_ssl.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;
 listener.name.sasl_ssl.oauthbearer.sasl.server.callback.handler.class=\
 org.apache.kafka.common.security.oauthbearer.OAuthBearerValidatorCallbackHandler
-listener.name.sasl_ssl.oauthbearer.sasl.oauthbearer.jwks.endpoint.url=file://$certificates/jwks.json
-listener.name.sasl_ssl.oauthbearer.sasl.oauthbearer.expected.issuer=lagless-tests
-listener.name.sasl_ssl.oauthbearer.sasl.oauthbearer.expected.audience=lagless-tests
+# A connection lives no longer than its token, unless the client shows another one in time.
+listener.name.sasl_ssl.oauthbearer.connections.max.reauth.ms=3600000
+# For the whole node. The default validator of a broker looks into tokens, and does not verify their signatures.
+sasl.oauthbearer.jwt.validator.class=org.apache.kafka.common.security.oauthbearer.BrokerJwtValidator
+sasl.oauthbearer.jwks.endpoint.url=file://$certificates/jwks.json
+sasl.oauthbearer.expected.issuer=lagless-tests
+sasl.oauthbearer.expected.audience=lagless-tests
 log.dirs=$dir/data
 
 # A missing topic must show as an error, not appear by itself.

@@ -23,5 +23,6 @@ mod memory;
 mod readme;
 mod rebalance;
 mod rooms;
+mod secured;
 mod shutdown;
 mod soak;

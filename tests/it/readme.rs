@@ -2,6 +2,12 @@
 
 use std::path::Path;
 
+use openssl::asn1::Asn1Time;
+use openssl::hash::MessageDigest;
+use openssl::pkey::PKey;
+use openssl::rsa::Rsa;
+use openssl::x509::X509;
+
 use crate::harness::project::Project;
 
 fn readme() -> String {
@@ -29,6 +35,34 @@ fn the_configuration_and_the_function_of_the_readme_work_together() {
     ended.expect_code(0);
     let results: Vec<_> = ended.lines().into_iter().map(|line| line["value"].clone()).collect();
     assert_eq!(results, [serde_json::json!({ "id": "o1", "total": 5 })]);
+}
+
+/// A certificate and its key, as PEM.
+fn certificate() -> (String, String) {
+    let key = PKey::from_rsa(Rsa::generate(2048).unwrap()).unwrap();
+    let mut builder = X509::builder().unwrap();
+    builder.set_pubkey(&key).unwrap();
+    builder.set_not_before(&Asn1Time::days_from_now(0).unwrap()).unwrap();
+    builder.set_not_after(&Asn1Time::days_from_now(1).unwrap()).unwrap();
+    builder.sign(&key, MessageDigest::sha256()).unwrap();
+    let text = |pem| String::from_utf8(pem).unwrap();
+    (text(builder.build().to_pem().unwrap()), text(key.private_key_to_pem_pkcs8().unwrap()))
+}
+
+#[test]
+fn the_secured_sources_of_the_readme_are_taken() {
+    let readme = readme();
+    let section = &readme[readme.find("## Secured connections").expect("a section on them")..];
+    let (certificate, key) = certificate();
+    let project = Project::new(block(section, "toml")).with("password", "hush\n");
+    let project = project.with("ca.pem", &certificate).with("client.pem", &certificate).with("client.key", &key);
+    let checked = project.lagless(&["check"]);
+    checked.expect_code(0);
+    assert_eq!(checked.stdout.matches("kind = ").count(), 5, "{}", checked.stdout);
+    assert!(!checked.stdout.contains("hush") && !checked.stdout.contains("shop:secret"), "{}", checked.stdout);
+
+    project.write("client.key", "");
+    project.lagless(&["check"]).expect_code(78).expect_told(&["tls.key", "client.key holds no private key"]);
 }
 
 #[test]

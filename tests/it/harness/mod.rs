@@ -5,5 +5,6 @@ pub mod numbered;
 pub mod project;
 pub mod proxy;
 pub mod rabbit;
+pub mod secured;
 pub mod wait;
 pub mod worker;
