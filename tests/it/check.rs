@@ -91,6 +91,13 @@ fn rabbit_config(url: &str, name: &str) -> String {
         declare = "create"
         bind = [{{ exchange = "{name}.x", routing_key = "a" }}, {{ exchange = "{name}.x", routing_key = "b" }}]
         on_exhausted = "reject"
+        [service.it.trigger.kept]
+        function = "f"
+        source = "rabbit"
+        queue = "{name}.kept"
+        declare = "create"
+        arguments = {{ "x-dead-letter-exchange" = "", "x-dead-letter-routing-key" = "{name}.dead" }}
+        on_exhausted = "reject"
         "#
     )
 }
@@ -134,6 +141,7 @@ fn what_is_there_is_ok_with_partitions_lag_and_messages_ready() {
         .expect(("exchange", &format!("{name}.x")), "ok", &["binds"])
         .expect(("results", &format!("{name}.x/done")), "ok", &["exchange"])
         .expect(("dead-letters", &format!("/{name}.dead")), "ok", &["0 messages ready"])
+        .expect(("dead-letters", &format!("{name}.kept")), "ok", &["queue", ".dead"])
         // Rejected messages, rights and clocks are beyond what a look can tell, and are said to be.
         .expect(("dead-letters", &format!("{name}.made")), "unknown", &["policy"]);
     let results: Vec<&Value> = found.0["checks"].as_array().unwrap().iter().map(|line| &line["what"]).collect();
@@ -168,12 +176,13 @@ fn what_is_missing_is_a_problem_and_is_not_made() {
         .expect(("queue", &missing(&name, "in")), "problem", &["does not exist", "declare"])
         .expect(("exchange", &missing(&name, "x")), "problem", &["does not exist", "`bind`"])
         .expect(("results", &missing(&name, "x/done")), "problem", &["exchange", "does not exist"])
-        .expect(("dead-letters", &format!("/{name}.dead")), "problem", &["queue", "does not exist"]);
-    assert_eq!(found.0["problem"], 7, "{:#}", found.0);
+        .expect(("dead-letters", &format!("/{name}.dead")), "problem", &["queue", "does not exist"])
+        .expect(("dead-letters", &missing(&name, "kept")), "problem", &["queue", "does not exist"]);
+    assert_eq!(found.0["problem"], 8, "{:#}", found.0);
 
     let made: Vec<String> = kafka.topics().into_iter().filter(|topic| topic.starts_with(&name)).collect();
     assert_eq!(made, Vec::<String>::new());
-    for queue in ["in", "dead", "made"] {
+    for queue in ["in", "dead", "made", "kept"] {
         assert_eq!(rabbit.ready(&missing(&name, queue)), None, "{queue}");
     }
     assert!(!rabbit.has_exchange(&missing(&name, "x")));

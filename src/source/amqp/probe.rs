@@ -7,7 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use indexmap::IndexSet;
+use indexmap::IndexMap;
 use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::FieldTable;
@@ -160,7 +160,7 @@ impl Asker<'_> {
 
     async fn reading(&self, reading: &Reading) -> Vec<Finding> {
         let name = &reading.group;
-        let creates = reading.declare == Some(Declare::Create);
+        let creates = reading.queue.declare == Some(Declare::Create);
         let mut findings = vec![match self.queue(name).await {
             Answer::There((ready, consumers)) => {
                 let mut told = format!("{} ready, {}", counted(ready, "message"), counted(consumers, "consumer"));
@@ -176,49 +176,76 @@ impl Asker<'_> {
             }
             Answer::Refused(told) => Finding::problem(What::Queue, name, &told),
         }];
-        let exchanges: IndexSet<&str> = reading.bind.iter().map(|Binding { exchange, .. }| &**exchange).collect();
-        for exchange in exchanges {
+        let mut exchanges: IndexMap<&str, bool> = IndexMap::new();
+        for Binding { exchange, exchange_type, .. } in &reading.queue.bind {
+            *exchanges.entry(exchange).or_default() |= exchange_type.is_some();
+        }
+        for (exchange, is_made) in exchanges {
             findings.push(match self.exchange(exchange).await {
                 Answer::There(()) => Finding::ok(What::Exchange, exchange, format!("a worker binds `{name}` to it")),
+                Answer::Missing if is_made => {
+                    Finding::ok(What::Exchange, exchange, "it is not there: a worker makes it")
+                }
                 Answer::Missing => {
-                    Finding::problem(What::Exchange, exchange, "it does not exist: create it, or fix `bind`")
+                    let told = "it does not exist: create it, fix `bind`, or give it a `type`";
+                    Finding::problem(What::Exchange, exchange, told)
                 }
                 Answer::Refused(told) => Finding::problem(What::Exchange, exchange, &told),
             });
         }
         if reading.rejects {
-            let told = "left to the queue's own policy, which the protocol does not tell: without one they are gone";
-            findings.push(Finding::unknown(What::DeadLetters, name, told));
+            findings.push(self.policy(reading).await);
         }
         findings
     }
 
+    /// Where a queue's rejected messages go. Without a place, or with one that is not there, the server drops them.
+    async fn policy(&self, reading: &Reading) -> Finding {
+        let (what, name) = (What::DeadLetters, &reading.group);
+        let argument = |key: &str| reading.queue.arguments.get(key).and_then(|value| value.as_str());
+        match (argument("x-dead-letter-exchange"), argument("x-dead-letter-routing-key")) {
+            (Some(exchange), Some(key)) => self.place(what, name, (exchange, key)).await,
+            (Some(exchange), None) if !exchange.is_empty() => {
+                self.place(what, name, (exchange, "the message's own key")).await
+            }
+            _ => {
+                let told =
+                    "left to the queue's own policy, which the protocol does not tell: without one they are gone";
+                Finding::unknown(what, name, told)
+            }
+        }
+    }
+
     async fn writing(&self, writing: &Writing) -> Option<Finding> {
         let Target::Exchange { exchange, routing_key, .. } = &writing.target else { return None };
-        let (what, name) = (writing.what, writing.target.name());
+        Some(self.place(writing.what, &writing.target.name(), (exchange, routing_key)).await)
+    }
+
+    /// An exchange that is published to with a routing key.
+    async fn place(&self, what: What, name: &str, (exchange, key): (&str, &str)) -> Finding {
         if exchange.is_empty() {
-            return Some(match self.queue(routing_key).await {
+            return match self.queue(key).await {
                 Answer::There((ready, _)) => {
-                    Finding::ok(what, name, format!("queue `{routing_key}`, {} ready", counted(ready, "message")))
+                    Finding::ok(what, name, format!("queue `{key}`, {} ready", counted(ready, "message")))
                 }
                 Answer::Missing => {
-                    let told = format!("queue `{routing_key}` does not exist: create it, or fix `routing_key`");
+                    let told = format!("queue `{key}` does not exist: create it, or fix the routing key");
                     Finding::problem(what, name, &told)
                 }
                 Answer::Refused(told) => Finding::problem(what, name, &told),
-            });
+            };
         }
-        Some(match self.exchange(exchange).await {
+        match self.exchange(exchange).await {
             Answer::There(()) => {
-                let told = format!("exchange `{exchange}`; whether a queue takes `{routing_key}` shows with a message");
+                let told = format!("exchange `{exchange}`; whether a queue takes `{key}` shows with a message");
                 Finding::ok(what, name, told)
             }
             Answer::Missing => {
-                let told = format!("exchange `{exchange}` does not exist: create it, or fix `exchange`");
+                let told = format!("exchange `{exchange}` does not exist: create it, or fix its name");
                 Finding::problem(what, name, &told)
             }
             Answer::Refused(told) => Finding::problem(what, name, &told),
-        })
+        }
     }
 }
 
@@ -236,7 +263,7 @@ fn is_missing(error: &Error) -> bool {
 fn unasked(plan: &Plan) -> Vec<Finding> {
     let told = "no server could be asked";
     let read = plan.readings.iter().flat_map(|reading| {
-        let exchanges = reading.bind.iter().map(|bind| Finding::unknown(What::Exchange, &bind.exchange, told));
+        let exchanges = reading.queue.bind.iter().map(|bind| Finding::unknown(What::Exchange, &bind.exchange, told));
         [Finding::unknown(What::Queue, &reading.group, told)].into_iter().chain(exchanges)
     });
     let written = plan.writings.iter().map(|writing| Finding::unknown(writing.what, writing.target.name(), told));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::{Finding, What, quoted};
-use crate::config::{Binding, Declare, OnExhausted, OnNoMatch, OutOfRange, Settings, SinkSettings, Start, Target};
+use crate::config::{OnExhausted, OnNoMatch, OutOfRange, QueueSettings, Settings, SinkSettings, Start, Target};
 
 /// What the triggers want of one source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,8 +25,7 @@ pub struct Reading {
     pub topics: Vec<String>,
     pub start: Start,
     /// For AMQP.
-    pub declare: Option<Declare>,
-    pub bind: Vec<Binding>,
+    pub queue: QueueSettings,
     /// Whether messages may be rejected, for the queue's own policy to keep.
     pub rejects: bool,
 }
@@ -46,14 +45,14 @@ impl Plan {
         let mut plan = Self { readings: Vec::new(), writings: Vec::new(), on_out_of_range, limit };
         for trigger in settings.services.values().flat_map(|service| service.triggers.values()) {
             if trigger.source == source {
+                let queue = trigger.queue.clone().unwrap_or_default();
                 plan.read(Reading {
                     group: trigger.group.clone(),
                     topics: trigger.topics.clone(),
                     start: trigger.start,
-                    declare: trigger.queue.as_ref().and_then(|queue| queue.declare),
-                    bind: trigger.queue.as_ref().map(|queue| queue.bind.clone()).unwrap_or_default(),
                     rejects: trigger.on_exhausted == OnExhausted::Reject
-                        || trigger.queue.as_ref().is_some_and(|queue| queue.on_no_match == Some(OnNoMatch::Reject)),
+                        || queue.on_no_match == Some(OnNoMatch::Reject),
+                    queue,
                 });
             }
             plan.write(source, What::Results, trigger.on_success.as_ref());
@@ -81,10 +80,9 @@ impl Plan {
         let Some(known) = self.readings.iter_mut().find(|known| known.group == wanted.group) else {
             return self.readings.push(wanted);
         };
-        known.declare = known.declare.or(wanted.declare);
+        known.queue.add(&wanted.queue);
         known.rejects |= wanted.rejects;
         add_missing(&mut known.topics, wanted.topics);
-        add_missing(&mut known.bind, wanted.bind);
     }
 
     fn write(&mut self, source: &str, what: What, sink: Option<&SinkSettings>) {
