@@ -11,6 +11,8 @@ use crate::source::{amqp, kafka};
 
 /// How long it may be silent.
 const QUIET: Duration = Duration::from_secs(1);
+/// Questions that are asked one after the other, each within the limit.
+const QUESTIONS: u32 = 8;
 /// Lets what has to end come to its end.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -30,8 +32,8 @@ pub fn check(settings: &Settings, limit: Duration, silent: bool) -> Result<Vec<C
         if !silent {
             tell_of_slow(&asked).await;
         }
-        // An address, the question after it and a last answer take a limit each.
-        let deadline = tokio::time::Instant::now() + limit.saturating_mul(4) + GRACE;
+        // What a server that falls silent half way may take, question by question.
+        let deadline = tokio::time::Instant::now() + limit.saturating_mul(QUESTIONS) + GRACE;
         let mut checked = Vec::new();
         for (source, task) in &mut asked {
             let findings = match tokio::time::timeout_at(deadline, task).await {

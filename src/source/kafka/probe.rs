@@ -34,8 +34,8 @@ const SECOND_CHANCE: Duration = Duration::from_secs(2);
 /// How long a client may take to end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Connects to every broker in the configuration, and asks one that answers for topics and groups. Blocks for at most
-/// about three times the plan's limit.
+/// Connects to every broker in the configuration, and asks one that answers for topics and groups. Each client may
+/// take the plan's limit for each of its questions.
 pub fn probe(settings: &KafkaSettings, plan: &Plan) -> Vec<Finding> {
     let mut findings = Vec::new();
     let cluster = knock(settings, plan, &mut findings);
@@ -115,7 +115,7 @@ enum Refusal {
 fn enter(settings: &KafkaSettings, broker: &str, limit: Duration) -> Result<Option<String>, Refusal> {
     let mut config = config(settings);
     config.set("bootstrap.servers", broker);
-    let client = open(settings, &config, limit)?;
+    let client = open(settings, &config, None, limit)?;
     let cluster = client.client().fetch_cluster_id(Duration::ZERO);
     close(client);
     Ok(cluster)
@@ -138,8 +138,14 @@ fn config(settings: &KafkaSettings) -> ClientConfig {
 
 type Client = BaseConsumer<Listener>;
 
-/// A client that a broker has let in.
-fn open(settings: &KafkaSettings, config: &ClientConfig, limit: Duration) -> Result<Client, Refusal> {
+/// A client that a broker has let in. One with a group waits for a second before it connects, unless it is asked for a
+/// topic.
+fn open(
+    settings: &KafkaSettings,
+    config: &ClientConfig,
+    topic: Option<&str>,
+    limit: Duration,
+) -> Result<Client, Refusal> {
     let listener = Listener { heard: Mutex::default(), oauth_token: settings.oauth_token.clone() };
     let client: Client =
         config.create_with_context(listener).map_err(|error| Refusal::Settings(client::creation_error(&error)))?;
@@ -155,6 +161,10 @@ fn open(settings: &KafkaSettings, config: &ClientConfig, limit: Duration) -> Res
         }
         if Instant::now() >= deadline {
             break client.context().heard().silence(limit);
+        }
+        if let Some(topic) = topic {
+            // The answer is asked for again; errors come through the context.
+            drop(client.fetch_metadata(Some(topic), LISTEN));
         }
     };
     close(client);
@@ -253,7 +263,7 @@ impl Heard {
 
 /// Asks for topics with one client, and for each group with one of its own.
 fn ask(settings: &KafkaSettings, plan: &Plan, findings: &mut Vec<Finding>) {
-    let client = match open(settings, &config(settings), plan.limit) {
+    let client = match open(settings, &config(settings), None, plan.limit) {
         Ok(client) => client,
         Err(Refusal::Settings(told) | Refusal::Server(told) | Refusal::Login(told)) => {
             findings.push(Finding::problem(What::Server, "", &told));

@@ -27,26 +27,25 @@ pub(super) fn ask_group(settings: &KafkaSettings, plan: &Plan, reading: &Reading
     let mut config = config(settings);
     config.set("group.id", &reading.group);
     let group = |verdict, told: &str| Finding { verdict, ..Finding::problem(What::Group, &reading.group, told) };
-    let client = match open(settings, &config, plan.limit) {
+    let first = topics.iter().find_map(|topic| topic.partitions.first()).map(|spot| spot.topic.clone());
+    let client = match open(settings, &config, first.as_deref(), plan.limit) {
         Ok(client) => client,
         Err(Refusal::Settings(told) | Refusal::Server(told) | Refusal::Login(told)) => {
             let known = topics.into_iter().map(|topic| topic.finding);
             return known.chain([group(Verdict::Problem, &told)]).collect();
         }
     };
+    let spots: Vec<Spot> = topics.iter().flat_map(|topic| topic.partitions.iter().cloned()).collect();
+    let found = position::find(&client, &spots, plan.limit);
     let deadline = Instant::now() + plan.limit;
-    let mut findings = Vec::new();
-    let mut spots = Vec::new();
-    for Topic { finding, partitions } in topics {
-        let sample = partitions.first().cloned();
-        spots.extend(partitions);
-        findings.push(match sample {
-            Some(sample) => read(&client, finding, &sample, deadline),
+    let mut findings: Vec<Finding> = topics
+        .into_iter()
+        .map(|Topic { finding, partitions }| match partitions.first() {
+            Some(sample) => read(&client, finding, (sample, end_of(sample, &spots, &found)), deadline),
             None => finding,
-        });
-    }
-    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
-    findings.push(match position::find(&client, &spots, left) {
+        })
+        .collect();
+    findings.push(match found {
         Ok(found) if found.is_empty() => group(Verdict::Unknown, "none of its topics can be read"),
         Ok(found) => {
             let progress = Progress::of(&spots, found, reading.start, plan.on_out_of_range);
@@ -58,9 +57,16 @@ pub(super) fn ask_group(settings: &KafkaSettings, plan: &Plan, reading: &Reading
     findings
 }
 
+/// Where a partition ends: by number if it is known, since the client takes half a second to look for it.
+fn end_of(sample: &Spot, spots: &[Spot], found: &KafkaResult<Vec<KafkaResult<Found>>>) -> Offset {
+    let index = spots.iter().position(|spot| spot == sample);
+    let found = index.zip(found.as_ref().ok()).and_then(|(index, found)| found.get(index)?.as_ref().ok());
+    found.map_or(Offset::End, |found| Offset::Offset(found.range.high))
+}
+
 /// Reads at the end of one partition: the right to do so is the same for all of a topic.
-fn read(client: &Client, topic: Finding, sample: &Spot, deadline: Instant) -> Finding {
-    let answer = read_end(client, sample, deadline);
+fn read(client: &Client, topic: Finding, (sample, end): (&Spot, Offset), deadline: Instant) -> Finding {
+    let answer = read_at(client, (sample, end), deadline);
     // Nothing is read from here on; a client that refuses this has assigned nothing either.
     let _ = client.assign(&TopicPartitionList::new());
     match answer {
@@ -74,8 +80,8 @@ fn read(client: &Client, topic: Finding, sample: &Spot, deadline: Instant) -> Fi
 }
 
 /// Whether the end was reached, or a message came, in time.
-fn read_end(client: &Client, sample: &Spot, deadline: Instant) -> KafkaResult<bool> {
-    client.assign(&position::list(std::slice::from_ref(sample), Offset::End)?)?;
+fn read_at(client: &Client, (sample, end): (&Spot, Offset), deadline: Instant) -> KafkaResult<bool> {
+    client.assign(&position::list(std::slice::from_ref(sample), end)?)?;
     while Instant::now() < deadline {
         match client.poll(Duration::from_millis(100)) {
             Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => return Ok(true),
