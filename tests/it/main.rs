@@ -17,6 +17,7 @@ mod check;
 mod cli;
 mod crash;
 mod errors;
+mod examples;
 mod isolation;
 mod kafka_delivery;
 mod memory;

@@ -9,7 +9,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -129,6 +129,22 @@ impl Kafka {
         found.map_or_else(Default::default, |found| {
             (found.state().to_owned(), found.members().iter().map(|member| member.id().to_owned()).collect())
         })
+    }
+
+    /// The values of all records of a topic, partition by partition.
+    pub fn values(&self, topic: &str) -> Vec<String> {
+        let consumer = self.reader("it-reads");
+        let mut list = Self::partitions(&consumer, topic).unwrap();
+        list.set_all_offsets(Offset::Beginning).unwrap();
+        consumer.assign(&list).unwrap();
+        let spots = list.elements().into_iter().map(|element| element.partition());
+        let ranges = spots.map(|partition| consumer.fetch_watermarks(topic, partition, PATIENCE).unwrap());
+        let count: i64 = ranges.map(|(low, high)| high - low).sum();
+        let next = |_| {
+            let message = consumer.poll(PATIENCE).expect("a record within the time").unwrap();
+            String::from_utf8(message.payload().unwrap_or_default().to_vec()).unwrap()
+        };
+        (0..count).map(next).collect()
     }
 
     /// Commits an offset for one partition in the name of a group that has no members.

@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-    ExchangeDeclareOptions, QueueDeclareOptions, QueueDeleteOptions,
+    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
@@ -74,6 +74,13 @@ impl Rabbit {
         let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
         let table = FieldTable::default();
         link.runtime.block_on(link.channel.exchange_declare(name.into(), ExchangeKind::Topic, options, table)).is_ok()
+    }
+
+    pub fn bind_queue(&self, queue: &str, exchange: &str, routing_key: &str) {
+        let link = self.link();
+        let (options, table) = (QueueBindOptions::default(), FieldTable::default());
+        let binding = link.channel.queue_bind(queue.into(), exchange.into(), routing_key.into(), options, table);
+        link.runtime.block_on(binding).unwrap();
     }
 
     pub fn delete_queue(&self, name: &str) {
