@@ -47,7 +47,8 @@ pub enum Shape {
     Lagless,
     /// CloudEvents 1.0, structured (the JSON format).
     ///
-    /// A message that is a CloudEvent already, in binary mode (`ce_*` headers) or structured mode
+    /// A message that is a CloudEvent already, in binary mode (`ce_*` headers; in AMQP also `cloudEvents:*` and
+    /// `cloudEvents_*`, whose numbers, booleans and times keep their types) or structured mode
     /// (`application/cloudevents+json`), keeps its own attributes. Any other becomes an event of the type
     /// `dev.lagless.message` with the source `/lagless/<source>/<topic>`, the id `topic/partition/offset` and the
     /// subject `partition:<partition>#<offset>`; of an AMQP message, the id is that of the other shape and the subject

@@ -3,18 +3,24 @@
 use std::fmt::Write as _;
 
 use indexmap::IndexMap;
+use jiff::Timestamp;
 use lagless_protocol::frames::Data;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::event::Message;
+use crate::event::{Header, Message};
 
 use super::body::{self, Body};
 use super::{Envelope, Templates, Written, json};
 
+/// Before the names of attributes in headers. The binding to AMQP has the other two.
 const PREFIX: &str = "ce_";
+const AMQP_PREFIXES: [&str; 2] = ["cloudEvents:", "cloudEvents_"];
 const TRIGGER: &str = "laglesstrigger";
 const ATTEMPT: &str = "laglessattempt";
 const PARTITION_KEY: &str = "partitionkey";
+/// Attributes that every event has; they are texts.
+const REQUIRED: [&str; 4] = ["specversion", "id", "source", "type"];
 const DATA: &str = "data";
 const BYTES: &str = "data_base64";
 
@@ -34,7 +40,7 @@ impl Envelope {
         }
         let mut event = Attributes::new(out);
         match binary(message) {
-            Some(own) => own.iter().for_each(|(name, value)| event.text(name, value)),
+            Some(own) => own.iter().for_each(|(name, value)| value.write(name, &mut event)),
             None => write_fresh(self, message, &mut event),
         }
         let body = Body::of(message);
@@ -127,22 +133,62 @@ fn percent_encode(name: &str, out: &mut String) {
     }
 }
 
-/// The attributes of a message that is a CloudEvent in binary mode: each in a `ce_*` header, all required ones there.
-/// Of a header that repeats the first counts. The content type has a header of its own, and what we write ourselves is
-/// not taken over.
-fn binary(message: &Message) -> Option<IndexMap<&str, &str>> {
+/// The value of an attribute in a header.
+enum Attribute<'m> {
+    Text(&'m str),
+    /// A number or boolean of an AMQP header, as JSON says it too.
+    Literal(&'m str),
+    /// The moment of an AMQP header.
+    Time(Timestamp),
+}
+
+impl<'m> Attribute<'m> {
+    /// AMQP headers have types; those that CloudEvents know are kept.
+    fn of(header: &Header<'m>, name: &str, typed: Option<&Value>) -> Option<Self> {
+        let text = std::str::from_utf8(header.value?).ok()?;
+        Some(match typed {
+            Some(Value::Number(number)) if name == "time" => Self::Time(json::moment(number.as_i64())?),
+            Some(Value::Bool(_) | Value::Number(_)) if !REQUIRED.contains(&name) => Self::Literal(text),
+            _ => Self::Text(text),
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Text(""))
+    }
+
+    fn write<'k>(&self, name: &'k str, event: &mut Attributes<'_, 'k>) {
+        match self {
+            Self::Text(text) => event.text(name, text),
+            Self::Literal(text) => event.name(name).extend_from_slice(text.as_bytes()),
+            Self::Time(moment) => json::time(event.name(name), moment),
+        }
+    }
+}
+
+/// The attributes of a message that is a CloudEvent in binary mode: each in a header, all required ones there. Of a
+/// header that repeats the first counts. The content type has a place of its own, and what we write ourselves is not
+/// taken over.
+fn binary(message: &Message) -> Option<IndexMap<&str, Attribute<'_>>> {
+    let typed = message.properties().map(|own| &own.headers);
     let mut attributes = IndexMap::new();
     for header in message.headers() {
-        let Some(name) = header.name.strip_prefix(PREFIX) else { continue };
-        let Some(Ok(value)) = header.value.map(std::str::from_utf8) else { continue };
+        let Some(name) = attribute_name(header.name, typed.is_some()) else { continue };
+        let typed = typed.and_then(|typed| typed.get(header.name));
+        let Some(value) = Attribute::of(&header, name, typed) else { continue };
         let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
         if is_name && !matches!(name, DATA | "datacontenttype" | TRIGGER | ATTEMPT) {
             attributes.entry(name).or_insert(value);
         }
     }
-    let is_event = *attributes.get("specversion")? == "1.0"
-        && ["id", "source", "type"].into_iter().all(|name| attributes.get(name).is_some_and(|text| !text.is_empty()));
+    let is_event = matches!(attributes.get("specversion")?, Attribute::Text("1.0"))
+        && REQUIRED.into_iter().all(|name| attributes.get(name).is_some_and(|value| !value.is_empty()));
     is_event.then_some(attributes)
+}
+
+fn attribute_name(header: &str, is_amqp: bool) -> Option<&str> {
+    let prefixes: &[&str] = if is_amqp { &AMQP_PREFIXES } else { &[] };
+    prefixes.iter().chain([&PREFIX]).find_map(|prefix| header.strip_prefix(prefix))
 }
 
 /// A CloudEvent that is the message's value.
@@ -160,7 +206,7 @@ fn structured(message: &Message) -> Option<Structured<'_>> {
     let members: IndexMap<String, &RawValue> = serde_json::from_slice(body::without_mark(message.value()?)).ok()?;
     let text = |name: &str| serde_json::from_str::<String>(members.get(name)?.get()).ok();
     let is_event = text("specversion")? == "1.0"
-        && ["id", "source", "type"].into_iter().all(|name| text(name).is_some_and(|text| !text.is_empty()));
+        && REQUIRED[1..].iter().all(|name| text(name).is_some_and(|text| !text.is_empty()));
     is_event.then_some(Structured { members })
 }
 

@@ -1,9 +1,12 @@
+use std::sync::Arc;
+
 use lagless_protocol::frames::Data;
 use proptest::prelude::*;
+use serde_json::{Value, json};
 
 use super::body::Body;
 use super::*;
-use crate::event::{Header, MessageRef};
+use crate::event::{Header, MessageRef, Properties};
 
 const TIME: i64 = 1_767_225_599_007;
 
@@ -195,6 +198,72 @@ fn a_binary_cloud_event_keeps_its_attributes() {
     );
     let incomplete = event(Shape::CloudEvents, &message(Some(b"1,2"), &headers[..4]));
     assert!(incomplete.contains(r#""type":"dev.lagless.message""#), "{incomplete}");
+}
+
+#[track_caller]
+fn check_amqp_cloud_event(content_type: Option<&str>, headers: &[(&str, Value)], value: &[u8], expected: &str) {
+    let texts: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| (*name, value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
+        .collect();
+    let bytes: Vec<_> = texts.iter().map(|(name, text)| (*name, Some(text.as_bytes()))).collect();
+    let properties = Arc::new(Properties {
+        message_id: Some("m-1".to_owned()),
+        routing_key: "order.eu".to_owned(),
+        content_type: content_type.map(str::to_owned),
+        headers: headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+        ..Properties::default()
+    });
+    let message = MessageRef { key: None, properties: Some(&properties), ..message(Some(value), &bytes) };
+    assert_eq!(event(Shape::CloudEvents, &message), expected);
+}
+
+#[test]
+fn a_cloud_event_over_amqp_keeps_its_attributes_and_their_types() {
+    let core = r#""specversion":"1.0","id":"A-1","source":"/shop","type":"order.placed""#;
+    let ours = r#""laglesstrigger":"shop.placed","laglessattempt":2"#;
+    for prefix in ["cloudEvents:", "cloudEvents_", "ce_"] {
+        let names = ["specversion", "id", "source", "type", "tenant", "count", "vip", "time", "Bad", "datacontenttype"];
+        let names = names.map(|name| format!("{prefix}{name}"));
+        let values = [
+            json!("1.0"),
+            json!("A-1"),
+            json!("/shop"),
+            json!("order.placed"),
+            json!("t\"1"),
+            json!(7),
+            json!(true),
+            json!(TIME),
+            json!("x"),
+            json!("x/y"),
+        ];
+        let headers: Vec<_> = names.iter().map(String::as_str).zip(values).collect();
+        let own = r#""tenant":"t\"1","count":7,"vip":true,"time":"2025-12-31T23:59:59.007Z""#;
+        check_amqp_cloud_event(
+            Some("text/csv"),
+            &headers,
+            b"1,2",
+            &format!(r#"{{{core},{own},"datacontenttype":"text/csv",{ours},"data":"1,2"}}"#),
+        );
+    }
+    let structured = format!(r#"{{{core},"data":[1]}}"#);
+    let expected = format!(r#"{{{core},{ours},"data":[1]}}"#);
+    check_amqp_cloud_event(Some("application/cloudevents+json"), &[], structured.as_bytes(), &expected);
+
+    let fresh = r#""specversion":"1.0","id":"m-1","source":"/lagless/shop/orders","type":"dev.lagless.message","subject":"order.eu","time":"2025-12-31T23:59:59.007Z""#;
+    let incomplete = [("cloudEvents:specversion", json!("1.0")), ("cloudEvents:id", json!("A"))];
+    let expected = format!(r#"{{{fresh},"datacontenttype":"application/json",{ours},"data":1}}"#);
+    check_amqp_cloud_event(None, &incomplete, b"1", &expected);
+    let not_text = [
+        ("cloudEvents:specversion", json!(1.0)),
+        ("cloudEvents:id", json!("A")),
+        ("cloudEvents:source", json!("/s")),
+        ("cloudEvents:type", json!("t")),
+    ];
+    let kept = format!(
+        r#"{{"specversion":"1.0","id":"A","source":"/s","type":"t","datacontenttype":"application/json",{ours},"data":1}}"#
+    );
+    check_amqp_cloud_event(None, &not_text, b"1", &kept);
 }
 
 #[test]
