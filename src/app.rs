@@ -24,7 +24,7 @@ use crate::event::{Envelope, Shape};
 use crate::function::{Function, Registry};
 use crate::scale::Bounds;
 use crate::sink::Sink;
-use crate::sink::amqp::AmqpSink;
+use crate::sink::amqp::{Address, AmqpSink};
 use crate::sink::kafka::{KafkaProducer, KafkaSink};
 use crate::sink::memory::{MemorySink, Output};
 use crate::source::{self, Ended, Fault, Route, Stage, Subscription};
@@ -276,6 +276,7 @@ impl Wiring<'_> {
         Ok(TriggerSetup {
             on_success: sink(&trigger.on_success)?,
             on_failure: sink(&trigger.on_failure)?,
+            reply: if trigger.reply { self.sinks.replies(&trigger.source, self.settings)? } else { None },
             envelope: Envelope {
                 shape: match trigger.shape {
                     ShapeKind::Lagless => Shape::Lagless,
@@ -353,6 +354,8 @@ impl Wiring<'_> {
 #[derive(Default)]
 struct Sinks {
     made: HashMap<SinkSettings, Sink>,
+    /// By source.
+    replies: HashMap<String, Sink>,
     producers: HashMap<String, Arc<KafkaProducer>>,
     outputs: HashMap<String, Output>,
 }
@@ -364,15 +367,22 @@ impl Sinks {
         }
         let source = &sink.source;
         let made = match (&settings.sources[source].kind, &sink.target) {
-            (SourceKind::Amqp(amqp), Target::Exchange { exchange, routing_key }) => {
-                Sink::Amqp(Arc::new(AmqpSink::start(source, amqp, exchange, routing_key)?))
+            (SourceKind::Amqp(amqp), Target::Exchange { exchange, routing_key, properties }) => {
+                let address = Address {
+                    exchange: exchange.clone(),
+                    routing_key: Some(routing_key.clone()),
+                    properties: properties.clone(),
+                    headers: sink.headers.clone(),
+                };
+                Sink::Amqp(Arc::new(AmqpSink::start(source, amqp, address)?))
             }
             (SourceKind::Kafka(kafka), target) => {
-                let producer = self.producer(source, kafka)?;
-                Sink::Kafka(Arc::new(KafkaSink::new(producer, source.clone(), target.name())))
+                let made = KafkaSink::new(self.producer(source, kafka)?, source.clone(), target.name());
+                Sink::Kafka(Arc::new(made.with_headers(texts(&sink.headers))))
             }
             (SourceKind::Memory(memory), target) => {
-                Sink::Memory(Arc::new(MemorySink::new(source, &target.name(), self.output(source, memory)?)))
+                let made = MemorySink::new(source, &target.name(), self.output(source, memory)?);
+                Sink::Memory(Arc::new(made.with_headers(texts(&sink.headers))))
             }
             (SourceKind::Amqp(_), Target::Topic(topic)) => {
                 let reason = format!("it has no topics, and {topic:?} is to be written to");
@@ -381,6 +391,17 @@ impl Sinks {
         };
         self.made.insert(sink.clone(), made.clone());
         Ok(made)
+    }
+
+    /// The way by which senders of a source's messages are answered; one connection for all of them.
+    fn replies(&mut self, source: &str, settings: &Settings) -> Result<Option<Sink>, StartError> {
+        if let Some(made) = self.replies.get(source) {
+            return Ok(Some(made.clone()));
+        }
+        let SourceKind::Amqp(amqp) = &settings.sources[source].kind else { return Ok(None) };
+        let made = Sink::Amqp(Arc::new(AmqpSink::start(source, amqp, Address::of_replies())?));
+        self.replies.insert(source.to_owned(), made.clone());
+        Ok(Some(made))
     }
 
     fn producer(&mut self, source: &str, settings: &KafkaSettings) -> Result<Arc<KafkaProducer>, StartError> {
@@ -401,6 +422,11 @@ impl Sinks {
         self.outputs.insert(source.to_owned(), output.clone());
         Ok(output)
     }
+}
+
+/// Headers of a sink that knows no other types.
+fn texts(headers: &[(String, serde_json::Value)]) -> Vec<(String, Option<Vec<u8>>)> {
+    headers.iter().map(|(name, value)| (name.clone(), value.as_str().map(Into::into))).collect()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! its comment says "required".
 
 mod secured;
+mod sink;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -12,12 +13,13 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 pub use self::secured::{OauthTokenFile, TlsFile};
+pub use self::sink::{PropertiesFile, SinkFile};
 pub use super::choice::Kind;
 use super::choice::{choice, optional_choice};
 use super::settings::{
     Declare, LineFormat, LogLevel, Login, OnExhausted, OnNoMatch, Order, OutOfRange, QueueType, ShapeKind, Start,
 };
-use super::units::{count, duration, listen_address, optional_duration, optional_size, size, texts};
+use super::units::{count, duration, listen_address, optional_count, optional_duration, optional_size, size, texts};
 
 /// The root of a file, beside its `[source.NAME]` and `[service.NAME]` tables.
 #[derive(Debug, Deserialize)]
@@ -236,6 +238,12 @@ pub struct TriggerFile {
     pub on_success: Option<SinkFile>,
     /// Where messages go whose last attempt failed. Default: see `on_exhausted`.
     pub on_failure: Option<SinkFile>,
+    /// AMQP: whether the function's result also answers the message: it is published to the queue that the message's
+    /// `reply_to` names (direct reply-to too), with its `correlation_id`. A last failure is answered as well, with
+    /// `{ "error": { "class": .., "name": .., "message": .. } }` and the headers `lagless-reason` and `lagless-error`.
+    /// A message without `reply_to` gets no answer. Default `false`.
+    #[serde(default)]
+    pub reply: bool,
     /// Without `on_failure`: what becomes of a message whose last attempt failed. `"stop"`: its lane stops and says so;
     /// `"drop"`: it is counted and forgotten; `"reject"` (AMQP): the queue's own dead-letter policy has it, and without
     /// one it is gone. Default `"stop"`.
@@ -296,25 +304,6 @@ impl Default for RetryFile {
     fn default() -> Self {
         Self { attempts: retry_attempts(), backoff: retry_backoff(), max_backoff: None }
     }
-}
-
-/// `{ kafka = "SOURCE", topic = "t" }`, `{ memory = "SOURCE", topic = "t" }` or
-/// `{ amqp = "SOURCE", exchange = "e", routing_key = "k" }`
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SinkFile {
-    /// The name of a Kafka source.
-    pub kafka: Option<String>,
-    /// The name of a memory source.
-    pub memory: Option<String>,
-    /// The name of an AMQP source.
-    pub amqp: Option<String>,
-    /// Kafka and memory: the topic to write to, required.
-    pub topic: Option<String>,
-    /// AMQP: the exchange to publish to. Default `""`, which leads to the queue named by the routing key.
-    pub exchange: Option<String>,
-    /// AMQP, required: the routing key. A message that no queue takes counts as failed.
-    pub routing_key: Option<String>,
 }
 
 /// A value given openly, or where to find it: `{ env = "NAME" }` or `{ file = "path" }`. What is found elsewhere is
@@ -410,11 +399,6 @@ impl<'de> Deserialize<'de> for RuleFile {
             _ => Err(de::Error::custom("expected a table, JSON text, or { file = \"path\" }")),
         }
     }
-}
-
-/// As [`count`], for keys whose absence means something of its own.
-fn optional_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
-    count(deserializer).map(Some)
 }
 
 fn admin() -> Option<SocketAddr> {

@@ -76,6 +76,21 @@ impl Node {
     }
 }
 
+const PROPERTIES: Node = Node::Table(Table {
+    keys: &[
+        ("content_type", Node::Text),
+        ("content_encoding", Node::Text),
+        ("type", Node::Text),
+        ("app_id", Node::Text),
+        ("user_id", Node::Text),
+        ("priority", Node::Whole),
+        ("expiration", Node::Text),
+        ("persistent", Node::Whole),
+    ],
+    required: &[],
+    planned: &[],
+});
+
 const SINK: Node = Node::Table(Table {
     keys: &[
         ("kafka", Node::Text),
@@ -84,6 +99,8 @@ const SINK: Node = Node::Table(Table {
         ("topic", Node::Text),
         ("exchange", Node::Text),
         ("routing_key", Node::Text),
+        ("headers", Node::Whole),
+        ("properties", PROPERTIES),
     ],
     required: &[],
     planned: &["http"],
@@ -178,13 +195,14 @@ static TRIGGER: Node = Node::Table(Table {
         ),
         ("on_success", SINK),
         ("on_failure", SINK),
+        ("reply", Node::Whole),
         ("on_exhausted", Node::Text),
     ],
     required: &[
         ("function", "the function of this service to call"),
         ("source", "the source whose messages fire the function"),
     ],
-    planned: &["when", "map", "invoke", "reply"],
+    planned: &["when", "map", "invoke"],
 });
 
 static SERVICE: Node = Node::Table(Table {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
+use super::routing_key::RoutingKey;
 use super::tls::TlsSettings;
 
 /// Everything a worker needs to know.
@@ -179,6 +180,8 @@ pub struct TriggerSettings {
     pub retry: RetrySettings,
     pub on_success: Option<SinkSettings>,
     pub on_failure: Option<SinkSettings>,
+    /// AMQP: whether results answer the message.
+    pub reply: bool,
     pub on_exhausted: OnExhausted,
 }
 
@@ -279,6 +282,8 @@ pub struct RetrySettings {
 pub struct SinkSettings {
     pub source: String,
     pub target: Target,
+    /// What every record gets; texts alone unless the target is an exchange.
+    pub headers: Vec<(String, serde_json::Value)>,
 }
 
 /// Where in a source records go.
@@ -287,7 +292,7 @@ pub enum Target {
     /// Of Kafka, or of a memory source.
     Topic(String),
     /// Of AMQP.
-    Exchange { exchange: String, routing_key: String },
+    Exchange { exchange: String, routing_key: RoutingKey, properties: PropertySettings },
 }
 
 impl Target {
@@ -295,7 +300,37 @@ impl Target {
     pub fn name(&self) -> String {
         match self {
             Self::Topic(topic) => topic.clone(),
-            Self::Exchange { exchange, routing_key } => format!("{exchange}/{routing_key}"),
+            Self::Exchange { exchange, routing_key, .. } => format!("{exchange}/{routing_key}"),
+        }
+    }
+}
+
+/// AMQP properties that every record of a sink gets.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct PropertySettings {
+    pub content_type: Option<String>,
+    pub content_encoding: Option<String>,
+    /// The property `type`.
+    pub kind: Option<String>,
+    pub app_id: Option<String>,
+    pub user_id: Option<String>,
+    pub priority: Option<u8>,
+    /// Whole milliseconds.
+    pub expiration: Option<Duration>,
+    pub persistent: bool,
+}
+
+impl Default for PropertySettings {
+    fn default() -> Self {
+        Self {
+            content_type: None,
+            content_encoding: None,
+            kind: None,
+            app_id: None,
+            user_id: None,
+            priority: None,
+            expiration: None,
+            persistent: true,
         }
     }
 }

@@ -4,13 +4,13 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::choice::word;
 use super::place::is_bare;
 use super::settings::{
-    Binding, FunctionSettings, OauthToken, QueueSettings, Secret, ServiceSettings, Settings, SinkSettings, SourceKind,
-    SourceSettings, Target, TriggerSettings,
+    Binding, FunctionSettings, OauthToken, PropertySettings, QueueSettings, Secret, ServiceSettings, Settings,
+    SinkSettings, SourceKind, SourceSettings, Target, TriggerSettings,
 };
 use super::tls::TlsSettings;
 use super::units::size_text;
@@ -159,6 +159,9 @@ fn show_trigger(page: &mut Page, trigger: &TriggerSettings, settings: &Settings)
     if let Some(target) = &trigger.on_success {
         page.set("on_success", sink(target, settings));
     }
+    if trigger.queue.is_some() {
+        page.set("reply", trigger.reply.to_string());
+    }
     match &trigger.on_failure {
         Some(target) => page.set("on_failure", sink(target, settings)),
         None => page.set("on_exhausted", quoted(word(trigger.on_exhausted))),
@@ -191,8 +194,9 @@ fn binding(binding: &Binding) -> String {
 }
 
 /// An inline table.
-fn table(entries: &Map<String, Value>) -> String {
-    let entries: Vec<_> = entries.iter().map(|(key, value)| format!("{} = {}", key_text(key), inline(value))).collect();
+fn table<'a>(entries: impl IntoIterator<Item = (&'a String, &'a Value)>) -> String {
+    let entries: Vec<_> =
+        entries.into_iter().map(|(key, value)| format!("{} = {}", key_text(key), inline(value))).collect();
     if entries.is_empty() { "{}".into() } else { format!("{{ {} }}", entries.join(", ")) }
 }
 
@@ -216,13 +220,40 @@ fn sink(sink: &SinkSettings, settings: &Settings) -> String {
         Some(SourceKind::Amqp(_)) => "amqp",
         Some(SourceKind::Kafka(_)) | None => "kafka",
     };
-    let target = match &sink.target {
-        Target::Topic(topic) => format!("topic = {}", quoted(topic)),
-        Target::Exchange { exchange, routing_key } => {
-            format!("exchange = {}, routing_key = {}", quoted(exchange), quoted(routing_key))
+    let mut entries = vec![format!("{kind} = {}", quoted(&sink.source))];
+    match &sink.target {
+        Target::Topic(topic) => entries.push(format!("topic = {}", quoted(topic))),
+        Target::Exchange { exchange, routing_key, properties } => {
+            entries.push(format!("exchange = {}", quoted(exchange)));
+            entries.push(format!("routing_key = {}", quoted(&routing_key.to_string())));
+            entries.push(format!("properties = {}", show_properties(properties)));
         }
-    };
-    format!("{{ {kind} = {}, {target} }}", quoted(&sink.source))
+    }
+    if !sink.headers.is_empty() {
+        let headers = sink.headers.iter().map(|(name, value)| (name, value));
+        entries.push(format!("headers = {}", table(headers)));
+    }
+    format!("{{ {} }}", entries.join(", "))
+}
+
+fn show_properties(properties: &PropertySettings) -> String {
+    let texts = [
+        ("content_type", &properties.content_type),
+        ("content_encoding", &properties.content_encoding),
+        ("type", &properties.kind),
+        ("app_id", &properties.app_id),
+        ("user_id", &properties.user_id),
+    ];
+    let mut entries: Vec<String> =
+        texts.iter().filter_map(|(key, text)| Some(format!("{key} = {}", quoted(text.as_ref()?)))).collect();
+    if let Some(priority) = properties.priority {
+        entries.push(format!("priority = {priority}"));
+    }
+    if let Some(expiration) = properties.expiration {
+        entries.push(format!("expiration = {}", duration(expiration)));
+    }
+    entries.push(format!("persistent = {}", properties.persistent));
+    format!("{{ {} }}", entries.join(", "))
 }
 
 fn secrets<'a>(secrets: impl Iterator<Item = (&'a String, &'a Secret)>) -> String {

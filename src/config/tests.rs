@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 
 use super::file::{
-    BatchFile, FunctionFile, InFlightFile, IsolatesFile, LogFile, OauthTokenFile, RetryFile, ServiceFile, SinkFile,
-    SourceFile, TlsFile, TriggerFile, WorkerFile,
+    BatchFile, FunctionFile, InFlightFile, IsolatesFile, LogFile, OauthTokenFile, PropertiesFile, RetryFile,
+    ServiceFile, SinkFile, SourceFile, TlsFile, TriggerFile, WorkerFile,
 };
 use super::schema::{Node, ROOT};
 use super::*;
@@ -509,7 +509,10 @@ fn what_is_shown_of_a_queue_loads_again() {
                 queue = 'q'\ndeclare = 'create'\nqueue_type = 'quorum'\non_no_match = 'reject'\n\
                 arguments = { 'x-max-length' = 5, 'x.y' = [true, { a = 'b' }] }\nconsumer_priority = -3\n\
                 bind = [{ exchange = 'e', type = 'topic', routing_key = 'a.#', arguments = { 'x-match' = 'all' } }]\nrule = { topic = ['q'] }\n\
-                on_success = { amqp = 'r', exchange = 'e', routing_key = 'k' }\non_exhausted = 'reject'\n";
+                reply = true\non_exhausted = 'reject'\n\
+                on_success = { amqp = 'r', exchange = 'e', routing_key = 'a.${header:b c}$${', headers = { region = 'eu', \
+                version = 2, 'a b' = [1.5, true, { c = 'd' }] }, properties = { type = 't', app_id = 'a', priority = 5, \
+                expiration = '1h', persistent = false, content_type = 'x/y', content_encoding = 'z', user_id = 'u' } }\n";
     let mut first = loaded(text, &[], &[]);
     let mut second = loaded(&show(&first), &[], &[]);
     first.files.clear();
@@ -546,6 +549,54 @@ fn what_is_declared_must_be_sound() {
     loaded(&declared(&format!("arguments = {{ a = 1 }}\nbind = [{{ exchange = 'e' }}]\n{same}")), &[], &[]);
 }
 
+#[track_caller]
+fn check_amqp_sink(sink: &str, expected: &str) {
+    let text = format!(
+        "[source.r]\nkind = 'amqp'\nurl = 'amqp://a'\n[service.s.function.f]\ncode = 'f.ts'\n[service.s.trigger.t]\n\
+         function = 'f'\nsource = 'r'\nqueue = 'q'\non_success = {{ amqp = 'r', {sink} }}\n"
+    );
+    check_error(&text, expected);
+}
+
+#[test]
+fn what_a_server_would_refuse_of_an_amqp_sink_is_refused_here() {
+    check_amqp_sink(
+        "routing_key = 'a.${keys}'",
+        "on_success.routing_key: found \"${keys}\"; allowed: ${key}, ${topic}",
+    );
+    check_amqp_sink("routing_key = 'a.${key'", "on_success.routing_key: found \"${\" without \"}\"");
+    check_amqp_sink(&format!("routing_key = '{}'", "x".repeat(256)), "found 256 bytes; allowed: 255");
+    let with = |more: &str| format!("routing_key = 'k', {more}");
+    check_amqp_sink(&with("properties = { priority = 256 }"), "properties.priority: found 256; allowed: 0 to 255");
+    check_amqp_sink(
+        &with("properties = { expiration = '0s' }"),
+        "properties.expiration: found less than a millisecond",
+    );
+    check_amqp_sink(&with("properties = { kind = 'x' }"), "properties.kind: unknown key");
+    check_amqp_sink(&with("properties = { persistent = 'yes' }"), "properties.persistent: invalid type: string");
+    let long = with(&format!("properties = {{ app_id = '{}' }}", "x".repeat(256)));
+    check_amqp_sink(&long, "properties.app_id: found 256 bytes; allowed: 255");
+    check_amqp_sink(&with("headers = { lagless-time = 'x' }"), "lagless-time: headers of this name are set by Lagless");
+    check_amqp_sink(&with("headers = { Content-Type = 'x' }"), "write properties = { content_type = .. }");
+    check_amqp_sink(
+        &with("headers = { CC = 'x' }"),
+        "headers.CC: found \"x\"; the server takes a list of routing keys",
+    );
+    let long = with(&format!("headers = {{ a = '{}' }}", "x".repeat(9000)));
+    check_amqp_sink(&long, "on_success.headers: found 9003 bytes; allowed: 8192");
+}
+
+#[test]
+fn kafka_has_headers_of_texts_and_neither_properties_nor_answers() {
+    let sink = |more: &str| trigger(&format!("on_success = {{ kafka = 'shop-kafka', topic = 't', {more} }}"));
+    check_error(&sink("headers = { a = 1 }"), "headers.a: found 1; headers are texts, write \"..\"");
+    check_error(&sink("properties = { type = 'x' }"), "properties: belong to AMQP; give headers instead");
+    check_error(&trigger("reply = true"), "placed.reply: belongs to triggers of sources of kind \"amqp\"");
+    let settings = loaded(&sink("headers = { a = 'x' }"), &[], &[]);
+    let on_success = settings.services["shop"].triggers["placed"].on_success.as_ref().unwrap();
+    assert_eq!(on_success.headers, [("a".to_owned(), serde_json::json!("x"))]);
+}
+
 /// The keys that a type of [`file`] takes, learnt from the error for one that it does not take.
 fn keys_of<T: DeserializeOwned>() -> Vec<String> {
     let error = serde_json::from_str::<T>("{\"\": 0}").err().expect("unknown keys are refused").to_string();
@@ -574,5 +625,6 @@ fn schema_and_types_know_the_same_keys() {
     check_keys::<TriggerFile>(&["service", "x", "trigger", "x"], &[]);
     check_keys::<BatchFile>(&["service", "x", "trigger", "x", "batch"], &[]);
     check_keys::<RetryFile>(&["service", "x", "trigger", "x", "retry"], &[]);
+    check_keys::<PropertiesFile>(&["service", "x", "trigger", "x", "on_success", "properties"], &[]);
     check_keys::<SinkFile>(&["service", "x", "trigger", "x", "on_failure"], &[]);
 }

@@ -93,6 +93,11 @@ pub(super) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D
     deserializer.deserialize_any(Count)
 }
 
+/// As [`count`], for keys whose absence means something of its own.
+pub(super) fn optional_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    count(deserializer).map(Some)
+}
+
 /// A list of texts, or one text with commas between them; blanks around each are dropped.
 pub(super) fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
     struct Texts;

@@ -1,14 +1,18 @@
 //! The record that a dead-letter sink gets: the original bytes, key and headers, and headers that say why.
 
 use lagless_protocol::frames::Failure;
+use serde_json::Value;
 
-use crate::event::Message;
-use crate::sink::Record;
+use crate::event::{self, Envelope, Message};
+use crate::sink::{Limits, Properties, Record};
 
 /// Room for the broker's own framing of a record.
 const FRAMING: usize = 200;
 const STACK_MAX: usize = 4 << 10;
 const ERROR_MAX: usize = 1 << 10;
+/// Headers that are not text keep their types as long as their texts are no longer than this together, in bytes: in
+/// their types they may take five times as much.
+const TYPED_MAX: usize = 4 << 10;
 
 /// Why, when and for whom a message is dead.
 #[derive(Debug)]
@@ -24,13 +28,16 @@ pub struct Obituary<'a> {
     pub time: String,
 }
 
-/// Builds the record, no larger than `record_max` bytes: where it would be, the stack goes first, then the original
-/// headers, then the end of the value, with headers that say what is missing.
-pub fn record(message: &Message, obituary: &Obituary<'_>, record_max: usize) -> Record {
+/// Builds the record, no larger than `limits` allow: where it would be, the stack goes first, then the original
+/// headers, then the end of the value, with headers that say what is missing. With `properties`, those of the message
+/// are kept as such, but for two that would make the record expire or be refused.
+pub fn record(message: &Message, obituary: &Obituary<'_>, limits: Limits, properties: bool) -> Record {
     let mut record = Record {
         key: message.key().map(<[u8]>::to_vec),
         value: message.value().map(<[u8]>::to_vec),
         headers: message.headers().map(|header| (header.name.to_owned(), header.value.map(<[u8]>::to_vec))).collect(),
+        properties: properties.then(|| Box::new(kept(message))),
+        routing_key: None,
     };
     let original_headers = record.headers.len();
     let failure = obituary.failure;
@@ -48,35 +55,79 @@ pub fn record(message: &Message, obituary: &Obituary<'_>, record_max: usize) -> 
     }
     add("lagless-trigger", obituary.trigger.to_owned());
     add("lagless-function", obituary.function.to_owned());
-    if let Some(properties) = message.properties() {
-        add("lagless-exchange", properties.exchange.clone());
-        add("lagless-routing-key", properties.routing_key.clone());
-        let own = [
-            ("content-type", &properties.content_type),
-            ("lagless-message-id", &properties.message_id),
-            ("lagless-correlation-id", &properties.correlation_id),
-            ("lagless-reply-to", &properties.reply_to),
-        ];
-        for (name, value) in own {
-            if let Some(value) = value {
-                add(name, value.clone());
-            }
-        }
+    if let Some(own) = message.properties() {
+        add_properties(own, properties, add);
     }
     if !failure.stack.is_empty() {
-        add("lagless-stack", truncated(&failure.stack, STACK_MAX).to_owned());
+        record.headers.push(("lagless-stack".to_owned(), Some(truncated(&failure.stack, STACK_MAX).into())));
     }
-    fit(record, original_headers, record_max)
+    fit(record, original_headers, limits)
 }
 
-fn fit(mut record: Record, original_headers: usize, record_max: usize) -> Record {
-    if size(&record) <= record_max {
+/// What a record with properties has in them, one without has in headers.
+fn add_properties(own: &event::Properties, are_kept: bool, mut add: impl FnMut(&str, String)) {
+    add("lagless-exchange", own.exchange.clone());
+    add("lagless-routing-key", own.routing_key.clone());
+    let always = [
+        ("content-type", &own.content_type),
+        ("lagless-expiration", &own.expiration),
+        ("lagless-user-id", &own.user_id),
+    ];
+    let priority = own.priority.map(|priority| priority.to_string());
+    let otherwise = [
+        ("lagless-message-id", &own.message_id),
+        ("lagless-correlation-id", &own.correlation_id),
+        ("lagless-reply-to", &own.reply_to),
+        ("lagless-content-encoding", &own.content_encoding),
+        ("lagless-type", &own.kind),
+        ("lagless-app-id", &own.app_id),
+        ("lagless-priority", &priority),
+    ];
+    for (name, value) in always.iter().chain(otherwise.iter().filter(|_| !are_kept)) {
+        if let Some(value) = value {
+            add(name, value.clone());
+        }
+    }
+}
+
+/// The properties that a dead letter keeps. A message that has none is known by the id of its event.
+fn kept(message: &Message) -> Properties {
+    let timestamp = message.timestamp().and_then(|milliseconds| u64::try_from(milliseconds / 1000).ok());
+    let Some(own) = message.properties() else {
+        let mut id = String::new();
+        Envelope::id(message, &mut id);
+        return Properties { message_id: Some(id), timestamp, ..Properties::default() };
+    };
+    let is_typed = |value: &Value| !value.is_string() && !value.is_null() && value.get("base64").is_none();
+    let mut room = TYPED_MAX;
+    let mut fits = |value: &Value| {
+        let left = room.checked_sub(value.to_string().len());
+        room = left.unwrap_or(room);
+        left.is_some()
+    };
+    let typed = own.headers.iter().filter(|(_, value)| is_typed(value) && fits(value));
+    Properties {
+        message_id: own.message_id.clone(),
+        correlation_id: own.correlation_id.clone(),
+        reply_to: own.reply_to.clone(),
+        content_encoding: own.content_encoding.clone(),
+        kind: own.kind.clone(),
+        app_id: own.app_id.clone(),
+        priority: own.priority,
+        timestamp,
+        typed_headers: typed.map(|(name, value)| (name.clone(), value.clone())).collect(),
+    }
+}
+
+fn fit(mut record: Record, original_headers: usize, limits: Limits) -> Record {
+    if is_within(&record, limits) {
         return record;
     }
     record.headers.retain(|(name, _)| name != "lagless-stack");
-    if size(&record) <= record_max {
+    if is_within(&record, limits) {
         return record;
     }
+    let record_max = limits.record;
     let cut = |record: &mut Record, what: &str, length: usize| {
         record.headers.push((format!("lagless-truncated-{what}"), Some(length.to_string().into_bytes())));
     };
@@ -104,9 +155,13 @@ fn fit(mut record: Record, original_headers: usize, record_max: usize) -> Record
     record
 }
 
+fn is_within(record: &Record, limits: Limits) -> bool {
+    size(record) <= limits.record && record.headers.iter().map(header_size).sum::<usize>() <= limits.headers
+}
+
 fn header_size((name, value): &(String, Option<Vec<u8>>)) -> usize {
-    // Two lengths of up to five bytes each.
-    name.len() + value.as_ref().map_or(0, Vec::len) + 10
+    // Kafka: two lengths of up to five bytes each. AMQP: two lengths and a type, and numbers may be longer than their text.
+    name.len() + value.as_ref().map_or(0, Vec::len) + 16
 }
 
 /// An upper bound of the record's size at the broker, in bytes.
@@ -154,7 +209,8 @@ mod tests {
             attempts: 5,
             time: "2026-01-01T00:00:00Z".into(),
         };
-        record(&Message::copy_of(&message, "orders".into()), &obituary, record_max)
+        let limits = Limits { record: record_max, headers: usize::MAX };
+        record(&Message::copy_of(&message, "orders".into()), &obituary, limits, false)
     }
 
     fn header<'a>(record: &'a Record, name: &str) -> Option<&'a str> {

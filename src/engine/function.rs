@@ -47,6 +47,8 @@ pub struct TriggerSetup {
     pub envelope: Envelope,
     pub on_success: Option<Sink>,
     pub on_failure: Option<Sink>,
+    /// Where answers go, each by its own routing key.
+    pub reply: Option<Sink>,
     pub on_exhausted: OnExhausted,
     pub metrics: Arc<TriggerMetrics>,
 }
@@ -109,6 +111,8 @@ pub struct FunctionEngine {
 pub(super) struct TriggerState {
     pub(super) setup: TriggerSetup,
     pub(super) lanes: Lanes,
+    /// When it was last said aloud that nobody takes an answer.
+    pub(super) lost_reply_told: Option<Instant>,
 }
 
 /// Entries taken from a channel in one turn, so that no channel starves another.
@@ -132,6 +136,7 @@ impl FunctionEngine {
                     Order::None => Lanes::without_order(setup.batch_size),
                 },
                 setup,
+                lost_reply_told: None,
             })
             .collect();
         Self {
@@ -354,7 +359,7 @@ impl FunctionEngine {
             isolate,
             batch: id,
             ordered,
-            want_results: state.setup.on_success.is_some(),
+            want_results: state.setup.on_success.is_some() || state.setup.reply.is_some(),
             trigger: &state.setup.name,
             envelope: &state.setup.envelope,
         };

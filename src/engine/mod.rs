@@ -5,6 +5,7 @@
 //! process alive. What always holds: a delivery is in exactly one place (a lane, a batch in hand, a sink
 //! awaiting its receipt), and it leaves through its ticket. The engine knows nothing of rdkafka, lapin or deno_core.
 
+mod answer;
 mod dead_letter;
 mod function;
 mod invoke;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use lagless_protocol::frames::{Failure, FailureClass};
 use rand::Rng;
 
+use super::answer;
 use super::dead_letter::{self, Obituary};
 use super::function::FunctionEngine;
 use super::isolates::InHand;
@@ -13,6 +14,9 @@ use crate::config::OnExhausted;
 use crate::delivery::retry::{Attempt, Fate, fate_of};
 use crate::delivery::{Delivery, Phase, Settled, Ticket};
 use crate::sink::{Receipt, Record};
+
+/// How often it is said aloud that answers are not taken.
+const LOST_REPLY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A delivery whose record is on its way to a sink.
 #[derive(Debug)]
@@ -31,10 +35,25 @@ pub(super) struct Place {
     pub event: usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A record, and what comes after it.
+#[derive(Debug)]
 enum Sent {
-    Result,
-    DeadLetter,
+    /// Then its sender is answered, where there is an answer.
+    Result(Option<Box<Record>>),
+    /// Likewise.
+    DeadLetter(Option<Box<Record>>),
+    /// Then the delivery is settled.
+    Answer(End),
+}
+
+/// What a delivery comes to in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Done,
+    DeadLettered,
+    Dropped,
+    /// Given back for the queue's own dead-letter policy.
+    Rejected,
 }
 
 impl FunctionEngine {
@@ -91,20 +110,15 @@ impl FunctionEngine {
 
     fn deliver_result(&mut self, trigger: usize, delivery: Delivery, json: Vec<u8>) {
         let setup = &self.triggers[trigger].setup;
+        let message = &delivery.message;
+        let reply = setup.reply.as_ref().and_then(|_| answer::reply(message, &setup.name, &json));
         match &setup.on_success {
             Some(sink) if !json.is_empty() => {
-                let record = Record {
-                    key: delivery.message.key().map(<[u8]>::to_vec),
-                    value: Some(json),
-                    headers: vec![("content-type".to_owned(), Some(b"application/json".to_vec()))],
-                };
-                sink.send(record, self.next_ticket, &self.ways.receipts);
-                self.await_receipt(Awaiting { trigger, delivery, what: Sent::Result });
+                let record = answer::result(message, &setup.name, json, sink.has_properties());
+                sink.send(message, record, self.next_ticket, &self.ways.receipts);
+                self.await_receipt(Awaiting { trigger, delivery, what: Sent::Result(reply) });
             }
-            _ => {
-                setup.metrics.done.inc();
-                self.settle(delivery.ticket);
-            }
+            _ => self.finish(trigger, delivery, End::Done, reply),
         }
     }
 
@@ -184,6 +198,8 @@ impl FunctionEngine {
     /// What the trigger says about a delivery whose attempts are used up; a delivery given back stops its lane.
     fn exhausted(&mut self, trigger: usize, delivery: Delivery, failure: &Failure) -> Option<Delivery> {
         let setup = &self.triggers[trigger].setup;
+        let message = &delivery.message;
+        let reply = setup.reply.as_ref().and_then(|_| answer::error(message, &setup.name, failure));
         match (&setup.on_failure, setup.on_exhausted) {
             (Some(sink), _) => {
                 let obituary = Obituary {
@@ -194,23 +210,56 @@ impl FunctionEngine {
                     attempts: delivery.failed_attempts,
                     time: jiff::Timestamp::now().to_string(),
                 };
-                let record = dead_letter::record(&delivery.message, &obituary, sink.record_max());
-                sink.send(record, self.next_ticket, &self.ways.receipts);
-                self.await_receipt(Awaiting { trigger, delivery, what: Sent::DeadLetter });
+                let properties = sink.has_properties();
+                let record = dead_letter::record(message, &obituary, sink.limits(), properties);
+                sink.send(message, record, self.next_ticket, &self.ways.receipts);
+                self.await_receipt(Awaiting { trigger, delivery, what: Sent::DeadLetter(reply) });
                 None
             }
             (None, OnExhausted::Drop) => {
-                setup.metrics.dropped.inc();
-                self.settle(delivery.ticket);
+                self.finish(trigger, delivery, End::Dropped, reply);
                 None
             }
             (None, OnExhausted::Reject) => {
-                setup.metrics.dead_lettered.inc();
-                delivery.ticket.settle(Settled::Rejected, &mut self.settlement);
+                self.finish(trigger, delivery, End::Rejected, reply);
                 None
             }
-            (None, OnExhausted::Stop) => Some(delivery),
+            (None, OnExhausted::Stop) => {
+                self.answer_all_the_same(trigger, &delivery, reply);
+                Some(delivery)
+            }
         }
+    }
+
+    /// Answers the sender of the message, where there is an answer, and settles the delivery after that.
+    fn finish(&mut self, trigger: usize, delivery: Delivery, end: End, reply: Option<Box<Record>>) {
+        match (&self.triggers[trigger].setup.reply, reply) {
+            (Some(sink), Some(reply)) => {
+                sink.send(&delivery.message, *reply, self.next_ticket, &self.ways.receipts);
+                self.await_receipt(Awaiting { trigger, delivery, what: Sent::Answer(end) });
+            }
+            _ => self.end(trigger, delivery.ticket, end),
+        }
+    }
+
+    /// Answers the sender of a message that is kept: nothing waits for the answer.
+    fn answer_all_the_same(&mut self, trigger: usize, delivery: &Delivery, reply: Option<Box<Record>>) {
+        if let (Some(sink), Some(reply)) = (&self.triggers[trigger].setup.reply, reply) {
+            sink.send(&delivery.message, *reply, self.next_ticket, &self.ways.receipts);
+            self.next_ticket += 1;
+        }
+    }
+
+    fn end(&mut self, trigger: usize, ticket: Ticket, end: End) {
+        let metrics = &self.triggers[trigger].setup.metrics;
+        let (counter, settled) = match end {
+            End::Done => (&metrics.done, Settled::Finished),
+            End::DeadLettered => (&metrics.dead_lettered, Settled::Finished),
+            End::Dropped => (&metrics.dropped, Settled::Finished),
+            End::Rejected => (&metrics.dead_lettered, Settled::Rejected),
+        };
+        counter.inc();
+        ticket.settle(settled, &mut self.settlement);
     }
 
     fn await_receipt(&mut self, awaiting: Awaiting) {
@@ -224,17 +273,10 @@ impl FunctionEngine {
         if delivery.ticket.assignment().phase() == Phase::Fenced {
             return;
         }
-        let setup = &self.triggers[trigger].setup;
         match (receipt.written, what) {
-            (Ok(()), Sent::Result) => {
-                setup.metrics.done.inc();
-                self.settle(delivery.ticket);
-            }
-            (Ok(()), Sent::DeadLetter) => {
-                setup.metrics.dead_lettered.inc();
-                self.settle(delivery.ticket);
-            }
-            (Err(reason), Sent::Result) => {
+            (Ok(()), Sent::Result(reply)) => self.finish(trigger, delivery, End::Done, reply),
+            (Ok(()), Sent::DeadLetter(reply)) => self.finish(trigger, delivery, End::DeadLettered, reply),
+            (Err(reason), Sent::Result(_)) => {
                 // Running the function again would make the same result: the attempts are used up at once.
                 let failure = Failure::new(FailureClass::Result, "ResultRefused", reason);
                 self.log_failure(trigger, &delivery, &failure, None);
@@ -242,11 +284,33 @@ impl FunctionEngine {
                     self.stop_lane(trigger, delivery);
                 }
             }
-            (Err(reason), Sent::DeadLetter) => {
+            (Err(reason), Sent::DeadLetter(reply)) => {
                 let failure = Failure::new(FailureClass::Result, "DeadLetterRefused", reason);
                 self.log_failure(trigger, &delivery, &failure, None);
+                self.answer_all_the_same(trigger, &delivery, reply);
                 self.stop_lane(trigger, delivery);
             }
+            (written, Sent::Answer(end)) => {
+                self.answered(trigger, &delivery, written);
+                self.end(trigger, delivery.ticket, end);
+            }
+        }
+    }
+
+    /// An answer that nobody takes any more is no failure of the message.
+    fn answered(&mut self, trigger: usize, delivery: &Delivery, written: Result<(), String>) {
+        let state = &mut self.triggers[trigger];
+        let Err(reason) = written else {
+            state.setup.metrics.replies.inc();
+            return;
+        };
+        state.setup.metrics.replies_lost.inc();
+        let (trigger, offset, now) = (&state.setup.name, delivery.message.offset(), Instant::now());
+        if state.lost_reply_told.is_none_or(|told| now.saturating_duration_since(told) >= LOST_REPLY_INTERVAL) {
+            state.lost_reply_told = Some(now);
+            tracing::warn!(trigger, offset, reason, "nobody takes the answer; more of these are logged as debug");
+        } else {
+            tracing::debug!(trigger, offset, reason, "nobody takes the answer");
         }
     }
 
@@ -277,10 +341,6 @@ impl FunctionEngine {
             self.stop_lane(in_hand.trigger, delivery);
         }
         self.triggers[in_hand.trigger].lanes.finish(in_hand.lane);
-    }
-
-    fn settle(&mut self, ticket: Ticket) {
-        ticket.settle(Settled::Finished, &mut self.settlement);
     }
 
     pub(super) fn in_hand(&mut self, isolate: u32, batch: u64) -> Option<&mut InHand> {

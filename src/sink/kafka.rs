@@ -47,6 +47,8 @@ pub struct KafkaSink {
     producer: Arc<KafkaProducer>,
     name: String,
     topic: Arc<str>,
+    /// What every record gets.
+    headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
 /// The producer of one source.
@@ -101,7 +103,12 @@ struct Context(Arc<Shared>);
 impl KafkaSink {
     /// `source` is the name of the source that `producer` belongs to.
     pub fn new(producer: Arc<KafkaProducer>, source: String, topic: String) -> Self {
-        Self { producer, name: format!("{source}/{topic}"), topic: topic.into() }
+        Self { producer, name: format!("{source}/{topic}"), topic: topic.into(), headers: Vec::new() }
+    }
+
+    /// The sink, giving every record these headers after its own.
+    pub fn with_headers(self, headers: Vec<(String, Option<Vec<u8>>)>) -> Self {
+        Self { headers, ..self }
     }
 
     /// `source/topic`.
@@ -110,14 +117,16 @@ impl KafkaSink {
     }
 
     /// Queues a record; see [`Sink::send`](super::Sink::send).
-    pub fn send(&self, record: Record, ticket: u64, receipts: &Receipts) {
+    pub fn send(&self, mut record: Record, ticket: u64, receipts: &Receipts) {
         let receipts = receipts.clone();
+        record.headers.extend_from_slice(&self.headers);
         self.producer.shared.send(Parcel { number: 0, topic: self.topic.clone(), record, ticket, receipts });
     }
 
     /// The largest record that can be written: bytes of key, value, and names and values of headers together.
     pub fn record_max(&self) -> usize {
-        self.producer.record_max
+        let length = |(name, value): &(String, Option<Vec<u8>>)| name.len() + value.as_ref().map_or(0, Vec::len) + 10;
+        self.producer.record_max.saturating_sub(self.headers.iter().map(length).sum())
     }
 }
 

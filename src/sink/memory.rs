@@ -44,11 +44,18 @@ pub struct MemorySink {
     name: String,
     topic: String,
     output: Output,
+    /// What every record gets.
+    headers: Vec<(String, Option<Vec<u8>>)>,
 }
 
 impl MemorySink {
     pub fn new(source: &str, topic: &str, output: Output) -> Self {
-        Self { name: format!("{source}/{topic}"), topic: topic.to_owned(), output }
+        Self { name: format!("{source}/{topic}"), topic: topic.to_owned(), output, headers: Vec::new() }
+    }
+
+    /// The sink, giving every record these headers after its own.
+    pub fn with_headers(self, headers: Vec<(String, Option<Vec<u8>>)>) -> Self {
+        Self { headers, ..self }
     }
 
     pub fn name(&self) -> &str {
@@ -56,7 +63,8 @@ impl MemorySink {
     }
 
     /// Writes the record as one line, in the form that a memory source with `format = "message"` reads.
-    pub fn send(&self, record: Record, ticket: u64, receipts: &Receipts) {
+    pub fn send(&self, mut record: Record, ticket: u64, receipts: &Receipts) {
+        record.headers.extend_from_slice(&self.headers);
         // A panic while holding the lock leaves at worst half a line.
         let mut output = self.output.0.lock().unwrap_or_else(PoisonError::into_inner);
         let written = line(&self.topic, &record)
@@ -131,6 +139,7 @@ mod tests {
             key: Some(b"k".to_vec()),
             value: value.map(<[u8]>::to_vec),
             headers: vec![("h".to_owned(), Some(vec![0xff]))],
+            ..Record::default()
         };
         let head = r#"{"topic":"t","key":"k","headers":[["h",{"base64":"/w=="}]]"#;
         assert_eq!(line("t", &record).unwrap(), format!("{head}{expected}}}"));

@@ -4,6 +4,9 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
+/// The AMQP client warns of each message that comes back, with the whole of it; we say ourselves what matters.
+const QUIET: &str = "lapin=error";
+
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -20,7 +23,9 @@ pub fn start(format: Format, filter: &str) -> Result<(), String> {
         Ok(set) if !set.is_empty() => set,
         _ => filter.to_owned(),
     };
-    let filter = EnvFilter::try_new(&filter).map_err(|error| format!("log filter {filter:?}: {error}"))?;
+    // First, so that who names it wins.
+    let whole = if filter == "off" { filter.clone() } else { format!("{QUIET},{filter}") };
+    let filter = EnvFilter::try_new(&whole).map_err(|error| format!("log filter {filter:?}: {error}"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match format {
         Format::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),

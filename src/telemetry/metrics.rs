@@ -158,6 +158,10 @@ families! {
         dropped: Counter;
         /// Attempts that are to be made again.
         retried: Counter;
+        /// Answers to who sent the message, taken by the server.
+        replies: Counter;
+        /// Answers that nobody takes any more.
+        replies_lost: Counter;
         /// Lanes that stand still after a last failed attempt.
         lanes_stopped: Gauge;
         /// Deliveries waiting in lanes.

@@ -10,6 +10,8 @@ mod verifier;
 mod admin;
 mod amqp_delivery;
 mod amqp_queues;
+mod amqp_reply;
+mod amqp_sink;
 mod amqp_trouble;
 mod broker_restart;
 mod cases;

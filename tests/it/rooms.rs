@@ -30,7 +30,7 @@ const ROOMS: &[Room] = &[
     Room {
         name: "sink",
         // Connections are configured alike whether they read or write.
-        may_use: &["config", "source"],
+        may_use: &["config", "event", "source"],
         must_not_name: &["lagless_javascript", "lagless_protocol", "axum"],
     },
     Room { name: "function", may_use: &["config"], must_not_name: &["rdkafka", "lapin", "tokio", "axum"] },

@@ -73,6 +73,7 @@ impl Resolver<'_> {
             retry,
             on_success: all_or_none(on_success)?,
             on_failure: all_or_none(on_failure)?,
+            reply: file.reply,
             on_exhausted: file.on_exhausted.unwrap_or(OnExhausted::Stop),
         })
     }
@@ -90,6 +91,7 @@ impl Resolver<'_> {
             ("arguments", !file.arguments.is_empty()),
             ("consumer_priority", file.consumer_priority.is_some()),
             ("on_no_match", file.on_no_match.is_some()),
+            ("reply", file.reply),
         ];
         self.refuse_trigger_keys_of(&amqp_only, "amqp", path);
         if file.on_exhausted == Some(OnExhausted::Reject) {

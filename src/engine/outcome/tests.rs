@@ -47,6 +47,7 @@ impl Bench {
             envelope: Envelope { shape: Shape::Lagless, source: "s".to_owned(), trigger: "it.t".to_owned() },
             on_success: None,
             on_failure: None,
+            reply: None,
             on_exhausted: OnExhausted::Stop,
             metrics: metrics.trigger("it", "t"),
         };
@@ -132,7 +133,7 @@ fn a_result_that_is_refused_late_stops_a_lane_in_which_nothing_waits() {
     let late = held.batches.get_mut(&BATCH).unwrap().take(0).unwrap();
     bench.outcomes([Ok(vec![]), Ok(vec![])]);
     assert_eq!(bench.reports(), vec![(1, Settled::Finished)]);
-    bench.engine.await_receipt(Awaiting { trigger: 0, delivery: late, what: Sent::DeadLetter });
+    bench.engine.await_receipt(Awaiting { trigger: 0, delivery: late, what: Sent::DeadLetter(None) });
     let receipts = vec![Receipt { ticket: 0, written: Err("not allowed".to_owned()) }];
     bench.turn(Arrivals { receipts, ..Arrivals::default() });
     assert_eq!((bench.reports(), bench.engine.triggers[0].lanes.stopped()), (vec![], 1));

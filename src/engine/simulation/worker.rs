@@ -283,6 +283,7 @@ fn trigger_setup(number: usize, plan: &TriggerPlan, output: &Output, metrics: &M
         envelope: Envelope { shape: Shape::Lagless, source: "sim".to_owned(), trigger: number.to_string() },
         on_success: plan.results.then(|| sink("result")),
         on_failure: (plan.last == Last::DeadLetter).then(|| sink("dead")),
+        reply: None,
         on_exhausted: if plan.last == Last::Drop { OnExhausted::Drop } else { OnExhausted::Stop },
         metrics: metrics.trigger("s", "t"),
     }

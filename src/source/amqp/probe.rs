@@ -218,7 +218,13 @@ impl Asker<'_> {
 
     async fn writing(&self, writing: &Writing) -> Option<Finding> {
         let Target::Exchange { exchange, routing_key, .. } = &writing.target else { return None };
-        Some(self.place(writing.what, &writing.target.name(), (exchange, routing_key)).await)
+        let name = writing.target.name();
+        if exchange.is_empty() && routing_key.constant().is_none() {
+            let told = "the queue's name is made of parts of each message: whether it exists shows then";
+            return Some(Finding::unknown(writing.what, name, told));
+        }
+        let key = routing_key.constant().map_or_else(|| routing_key.to_string(), str::to_owned);
+        Some(self.place(writing.what, &name, (exchange, &key)).await)
     }
 
     /// An exchange that is published to with a routing key.

@@ -55,7 +55,7 @@ impl Shop {
         let (receipts, mut answers) = receipts();
         let mut open = 0;
         for value in values {
-            let record = Record { key: Some(value.clone().into()), value: Some(value.into()), headers: vec![] };
+            let record = Record { key: Some(value.clone().into()), value: Some(value.into()), ..Record::default() };
             self.sink.send(record, open, &receipts);
             open += 1;
         }

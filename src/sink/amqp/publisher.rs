@@ -1,0 +1,218 @@
+//! The thread of an AMQP sink: connects, publishes, hears confirmations, and begins again where a connection is lost.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{Channel, Connection, Event};
+use tokio::sync::mpsc;
+
+use super::confirms::{Confirmed, Heard, Unconfirmed};
+use super::message::{self, Form};
+use super::{CLOSE_TIMEOUT, Parcel};
+use crate::source::amqp::link::{Servers, explain};
+use crate::source::kafka::client::Notices;
+
+/// Unconfirmed messages; beyond this, confirmations come first.
+const UNCONFIRMED_MAX: usize = 4096;
+/// How long the server may take to take a message that is published.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a sink that is dropped goes on to deliver what it holds.
+pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) struct Publisher {
+    name: String,
+    form: Form,
+    servers: Servers,
+    /// `None` once nothing more can come.
+    inbox: Option<mpsc::UnboundedReceiver<Parcel>>,
+    /// Not published yet, or to be published again.
+    queued: VecDeque<Parcel>,
+    flush_until: Option<Instant>,
+    notices: Notices,
+}
+
+impl Publisher {
+    pub(super) fn new(name: String, form: Form, servers: Servers, inbox: mpsc::UnboundedReceiver<Parcel>) -> Self {
+        let (inbox, queued) = (Some(inbox), VecDeque::new());
+        Self { name, form, servers, inbox, queued, flush_until: None, notices: Notices::default() }
+    }
+
+    pub(super) async fn run(mut self) {
+        while !self.is_over() {
+            if self.queued.is_empty() && self.inbox.is_some() {
+                self.receive().await;
+                continue;
+            }
+            let trouble = match self.open().await {
+                Ok((connection, channel)) => {
+                    let outcome = self.publish_all(&connection, &channel).await;
+                    // One that is lost already needs no closing.
+                    let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection.close(200, "done".into())).await;
+                    outcome
+                }
+                Err(reason) => Err(reason),
+            };
+            if let Err(reason) = trouble {
+                if self.notices.is_due(&reason, Instant::now()) {
+                    tracing::error!(sink = self.name, "cannot publish: {reason}; messages are kept and sent again");
+                }
+                let wait = self.servers.backoff();
+                tokio::time::sleep(wait).await;
+                self.take_waiting();
+            }
+        }
+        if !self.queued.is_empty() {
+            let open = self.queued.len();
+            tracing::warn!(sink = self.name, open, "messages were not confirmed before the end");
+        }
+    }
+
+    /// Whether nothing is left to do, or no time.
+    fn is_over(&self) -> bool {
+        self.inbox.is_none()
+            && (self.queued.is_empty() || self.flush_until.is_some_and(|until| Instant::now() >= until))
+    }
+
+    async fn receive(&mut self) {
+        let Some(inbox) = &mut self.inbox else { return };
+        match inbox.recv().await {
+            Some(parcel) => self.queued.push_back(parcel),
+            None => self.end_of_inbox(),
+        }
+    }
+
+    fn end_of_inbox(&mut self) {
+        self.inbox = None;
+        self.flush_until.get_or_insert(Instant::now() + FLUSH_TIMEOUT);
+    }
+
+    /// Takes what is there without waiting.
+    fn take_waiting(&mut self) {
+        while let Some(inbox) = &mut self.inbox {
+            match inbox.try_recv() {
+                Ok(parcel) => self.queued.push_back(parcel),
+                Err(mpsc::error::TryRecvError::Empty) => return,
+                Err(mpsc::error::TryRecvError::Disconnected) => self.end_of_inbox(),
+            }
+        }
+    }
+
+    async fn open(&mut self) -> Result<(Connection, Channel), String> {
+        let connection = self.servers.connect().await?;
+        let setup = async {
+            let channel = connection.create_channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            Ok::<_, lapin::Error>(channel)
+        };
+        let channel = setup.await.map_err(|error| explain(&error))?;
+        Ok((connection, channel))
+    }
+
+    /// Publishes until nothing can come any more. After an error, what is unconfirmed is queued again.
+    async fn publish_all(&mut self, connection: &Connection, channel: &Channel) -> Result<(), String> {
+        let mut events = Box::pin(connection.events_listener());
+        let mut unconfirmed = Unconfirmed::default();
+        let outcome = loop {
+            if let Err(reason) = self.publish_queued(channel, &mut unconfirmed).await {
+                break Err(reason);
+            }
+            if self.is_over() && unconfirmed.is_empty() {
+                break Ok(());
+            }
+            let expired = self
+                .flush_until
+                .map_or(Duration::from_secs(3600), |until| until.saturating_duration_since(Instant::now()));
+            let heard = tokio::select! {
+                biased;
+                heard = unconfirmed.hear(channel) => self.heard(heard),
+                parcel = next_parcel(&mut self.inbox), if unconfirmed.len() < UNCONFIRMED_MAX => {
+                    match parcel {
+                        Some(parcel) => self.queued.push_back(parcel),
+                        None => self.end_of_inbox(),
+                    }
+                    Ok(())
+                }
+                event = events.next() => self.heed(event),
+                () = tokio::time::sleep(expired) => Err("no time is left".to_owned()),
+            };
+            if let Err(reason) = heard {
+                break Err(reason);
+            }
+        };
+        for parcel in unconfirmed.into_parcels().rev() {
+            self.queued.push_front(parcel);
+        }
+        outcome
+    }
+
+    /// Publishes what is queued, as far as the bound on unconfirmed messages goes.
+    async fn publish_queued(&mut self, channel: &Channel, unconfirmed: &mut Unconfirmed) -> Result<(), String> {
+        self.take_waiting();
+        while unconfirmed.len() < UNCONFIRMED_MAX {
+            let Some(parcel) = self.queued.pop_front() else { break };
+            let key = self.form.routing_key(&parcel.record);
+            let mandatory = message::is_mandatory(key.as_str());
+            let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
+            let body = parcel.record.value.as_deref().unwrap_or_default();
+            let (exchange, properties) = (self.form.exchange().clone(), self.form.properties(&parcel.record));
+            let publishing = channel.basic_publish(exchange, key.clone(), options, body, properties);
+            let published = tokio::time::timeout(PUBLISH_TIMEOUT, publishing).await;
+            match published {
+                Ok(Ok(confirm)) => unconfirmed.add(parcel, key, confirm),
+                Ok(Err(error)) => {
+                    self.queued.push_front(parcel);
+                    return Err(explain(&error));
+                }
+                Err(_) => {
+                    self.queued.push_front(parcel);
+                    return Err(format!("the server took no message for {PUBLISH_TIMEOUT:?}; still trying"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers the senders of what is confirmed.
+    fn heard(&mut self, heard: Heard) -> Result<(), String> {
+        for Confirmed { parcel, routing_key, returned } in heard.confirmed {
+            self.servers.succeeded();
+            let exchange = self.form.exchange();
+            let written = match returned {
+                None => Ok(()),
+                Some(told) => Err(format!("unroutable: {told} (exchange `{exchange}`, routing key `{routing_key}`)")),
+            };
+            parcel.answer(written);
+        }
+        heard.trouble.map_or(Ok(()), Err)
+    }
+
+    fn heed(&mut self, event: Option<Event>) -> Result<(), String> {
+        match event {
+            Some(Event::ConnectionBlocked(reason)) => {
+                tracing::warn!(
+                    sink = self.name,
+                    reason,
+                    "the server blocks publishers: waiting until it has room again"
+                );
+                Ok(())
+            }
+            Some(Event::ConnectionUnblocked) => {
+                tracing::info!(sink = self.name, "the server takes messages again");
+                Ok(())
+            }
+            Some(Event::Error(error)) => Err(explain(&error)),
+            Some(_) => Ok(()),
+            None => Err("connection lost; still trying".to_owned()),
+        }
+    }
+}
+
+/// The next message from a sender; `None` once no more can come, never after that.
+async fn next_parcel(inbox: &mut Option<mpsc::UnboundedReceiver<Parcel>>) -> Option<Parcel> {
+    match inbox {
+        Some(inbox) => inbox.recv().await,
+        None => std::future::pending().await,
+    }
+}
