@@ -160,8 +160,15 @@ running_pid() {
     pid=$(cat "$dir/pid" 2>/dev/null) && [ -n "$pid" ] && is_ours "$dir" "$pid" && echo "$pid"
 }
 
+# Clients of the listener with passwords find the node where KAFKA_ADVERTISED_SASL (host:port, a proxy) says.
+advertise() {
+    [ -z "${KAFKA_ADVERTISED_SASL:-}" ] ||
+        sed -i "/^advertised/s#SASL_PLAINTEXT://[^,]*#SASL_PLAINTEXT://$KAFKA_ADVERTISED_SASL#" "$1/server.properties"
+}
+
 launch() {
     local dir=$1 detach=nohup
+    advertise "$dir"
     # Its own session, so that Ctrl-C at the terminal reaches the tests first; `with` ends the node.
     if command -v setsid >/dev/null; then detach=setsid; fi
     # shellcheck disable=SC2086 # KAFKA_JVM_OPTIONS is a list of words
