@@ -18,6 +18,8 @@ pub(crate) fn configure(settings: &KafkaSettings, defaults: &[(&str, &str)]) -> 
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", settings.brokers.join(","));
     config.set("client.id", "lagless");
+    // The library's ten seconds outlast a group's session: a broker that is back would be found too late.
+    config.set("reconnect.backoff.max.ms", "2000");
     if settings.oauth_token.is_some() {
         config.set("sasl.mechanism", "OAUTHBEARER");
     }
