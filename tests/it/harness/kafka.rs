@@ -12,6 +12,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use tempfile::TempDir;
 
+use super::proxy::Proxy;
+
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Servers to talk to.
@@ -169,6 +171,16 @@ impl OwnKafka {
         Self { folder, kafka: Kafka { brokers } }
     }
 
+    /// One whose listener with passwords sends its clients to a proxy, which leads there.
+    pub fn start_behind(proxy: &Proxy) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let address = proxy.address().to_string();
+        let done = command("start", folder.path(), &[]).env("KAFKA_ADVERTISED_SASL", address).output().unwrap();
+        let brokers = printed("start", done);
+        proxy.forward_to(&sasl_address(folder.path()));
+        Self { folder, kafka: Kafka { brokers } }
+    }
+
     pub fn stop(&self) {
         script("stop", self.folder.path());
     }
@@ -197,12 +209,21 @@ fn sasl_address(folder: &Path) -> String {
 }
 
 fn script(verb: &str, folder: &Path) -> String {
-    let done = run_script(verb, folder, &[]).unwrap();
+    printed(verb, run_script(verb, folder, &[]).unwrap())
+}
+
+fn printed(verb: &str, done: Output) -> String {
     assert!(done.status.success(), "kafka.sh {verb}: {}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8(done.stdout).unwrap().trim().to_owned()
 }
 
 fn run_script(verb: &str, folder: &Path, options: &[&str]) -> std::io::Result<Output> {
+    command(verb, folder, options).output()
+}
+
+fn command(verb: &str, folder: &Path, options: &[&str]) -> Command {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/brokers/kafka.sh");
-    Command::new(script).arg(verb).arg(folder).args(options).stdin(Stdio::null()).output()
+    let mut command = Command::new(script);
+    command.arg(verb).arg(folder).args(options).stdin(Stdio::null());
+    command
 }

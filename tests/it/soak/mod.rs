@@ -7,6 +7,7 @@ mod broker;
 mod churn;
 mod crashes;
 mod flow;
+mod network;
 mod queues;
 mod road;
 mod scale;

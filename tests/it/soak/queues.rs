@@ -1,5 +1,6 @@
 //! The road through RabbitMQ: from queue to queue.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -24,8 +25,8 @@ const QUIET: Duration = Duration::from_millis(100);
 
 pub struct Queued {
     pub run: Queues,
-    /// As in [`super::topics::Topics`].
-    pub detour: Option<String>,
+    /// A proxy, which the worker is to use.
+    pub detour: Option<SocketAddr>,
     /// Results are not acknowledged, since a server that is killed forgets what was: after an outage they are read again
     /// from the first.
     pub keeps_results: bool,
@@ -62,7 +63,8 @@ impl Road for Queued {
         let project = self.run.project_with(&case(lines.function), &service, lines.trigger);
         let config = std::fs::read_to_string(project.path().join("lagless.toml")).unwrap();
         let url = format!("url = \"{}\"", self.run.rabbit.url);
-        let detour = self.detour.as_ref().unwrap_or(&self.run.rabbit.url);
+        let detour = self.detour.map(|proxy| format!("amqp://guest:guest@{proxy}/%2f?heartbeat=2"));
+        let detour = detour.as_ref().unwrap_or(&self.run.rabbit.url);
         let bounded = format!(
             "url = \"{detour}\"
 in_flight = {{ messages = {} }}

@@ -1,5 +1,6 @@
 //! The road through Kafka: from topic to topic.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -17,11 +18,14 @@ use crate::harness::worker::Worker;
 /// How long the broker may take, a restart included.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// For the listener with passwords; a broker that is silent for so long is given up.
+const LOGIN: &str = r#""security.protocol" = "SASL_PLAINTEXT", "sasl.mechanism" = "PLAIN", "sasl.username" = "lagless", "sasl.password" = "secret", "socket.timeout.ms" = 5000"#;
+
 pub struct Topics {
     pub run: Numbered,
-    partitions: i32,
-    /// Where the worker finds the broker, if not where the test does.
-    pub detour: Option<String>,
+    pub partitions: i32,
+    /// A proxy before the listener with passwords, which the worker is to use.
+    pub detour: Option<SocketAddr>,
 }
 
 impl Topics {
@@ -61,9 +65,13 @@ impl Road for Topics {
         let service = format!("env = {{ WAIT_MS = \"{}\" }}", lines.wait_ms);
         let extra = Extra { source: &source, service: &service, trigger: lines.trigger, ..Extra::default() };
         let project = self.run.project(lines.function, &extra);
-        if let Some(detour) = &self.detour {
+        if let Some(detour) = self.detour {
             let config = std::fs::read_to_string(project.path().join("lagless.toml")).unwrap();
-            project.write("lagless.toml", &config.replace(&self.run.kafka.brokers, detour));
+            let config = config
+                .replace(&self.run.kafka.brokers, &detour.to_string())
+                .replace("client = { ", &format!("client = {{ {LOGIN}, "))
+                .replace("[source.sink]", &format!("[source.sink]\nclient = {{ {LOGIN} }}"));
+            project.write("lagless.toml", &config);
         }
         project
     }
