@@ -12,6 +12,8 @@ mod amqp_delivery;
 mod amqp_queues;
 mod amqp_reply;
 mod amqp_sink;
+mod amqp_life;
+mod amqp_sink_life;
 mod amqp_trouble;
 mod broker_restart;
 mod cases;

@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+    ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::project::{Project, case};
+use super::proxy::Proxy;
 use super::wait::{SOON, WORK, eventually};
 use super::worker::Worker;
 use crate::verifier::{self, Id, Report, Returned, Sent};
@@ -41,6 +42,18 @@ impl Rabbit {
         Self { url }
     }
 
+    /// The same server through a proxy, with more for the URL's query: `heartbeat=2`.
+    pub fn through(&self, proxy: &Proxy, query: &str) -> Self {
+        let url = self.url.replace(&self.address(), &proxy.address().to_string());
+        Self { url: format!("{url}?{query}") }
+    }
+
+    /// Host and port.
+    pub fn address(&self) -> String {
+        let host = self.url.rsplit('@').next().and_then(|rest| rest.split('/').next());
+        host.expect("amqp://user:password@host:port/vhost").to_owned()
+    }
+
     pub fn link(&self) -> Link {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (connection, channel) = runtime.block_on(async {
@@ -53,20 +66,25 @@ impl Rabbit {
 
     /// A durable queue with arguments.
     pub fn create_queue(&self, name: &str, arguments: &[(&str, &str)]) {
-        let mut table = FieldTable::default();
-        for (key, value) in arguments {
-            table.insert((*key).into(), AMQPValue::LongString((*value).into()));
-        }
         let link = self.link();
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        link.runtime.block_on(link.channel.queue_declare(name.into(), options, table)).unwrap();
+        link.runtime.block_on(link.channel.queue_declare(name.into(), options, table(arguments))).unwrap();
     }
 
     pub fn create_exchange(&self, name: &str, kind: ExchangeKind) {
+        self.create_exchange_with(name, kind, &[]);
+    }
+
+    pub fn create_exchange_with(&self, name: &str, kind: ExchangeKind, arguments: &[(&str, &str)]) {
         let link = self.link();
         let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        let table = FieldTable::default();
-        link.runtime.block_on(link.channel.exchange_declare(name.into(), kind, options, table)).unwrap();
+        let declaring = link.channel.exchange_declare(name.into(), kind, options, table(arguments));
+        link.runtime.block_on(declaring).unwrap();
+    }
+
+    pub fn delete_exchange(&self, name: &str) {
+        let link = self.link();
+        link.runtime.block_on(link.channel.exchange_delete(name.into(), ExchangeDeleteOptions::default())).unwrap();
     }
 
     pub fn has_exchange(&self, name: &str) -> bool {
@@ -151,6 +169,14 @@ impl Rabbit {
     }
 }
 
+fn table(arguments: &[(&str, &str)]) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (key, value) in arguments {
+        table.insert((*key).into(), AMQPValue::LongString((*value).into()));
+    }
+    table
+}
+
 async fn acknowledge(channel: &Channel, last: Option<&Delivery>) {
     if let Some(last) = last {
         channel.basic_ack(last.delivery_tag, BasicAckOptions { multiple: true }).await.unwrap();
@@ -183,6 +209,12 @@ impl OwnRabbit {
 
     pub fn start_again(&self) {
         script("start", self.folder.path());
+    }
+
+    /// Runs `rabbitmqctl`.
+    pub fn ctl(&self, args: &[&str]) {
+        let done = run_script("ctl", self.folder.path(), args).unwrap();
+        assert!(done.status.success(), "rabbitmqctl {args:?}: {}", String::from_utf8_lossy(&done.stderr));
     }
 }
 
