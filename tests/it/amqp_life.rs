@@ -128,10 +128,9 @@ fn when_the_server_in_use_goes_the_other_one_takes_over() {
     let (first, second) = (Proxy::to(&run.rabbit.address()), Proxy::to(&run.rabbit.address()));
     let one = through(&run, &first, 20);
     let project = one.project("echo.ts", "");
-    let text = std::fs::read_to_string(project.path().join("lagless.toml")).unwrap();
     let other = through(&run, &second, 20).rabbit.url;
     let urls = format!("urls = [\"{}\", \"{other}\"]", one.rabbit.url);
-    project.write("lagless.toml", &text.replace(&format!("url = \"{}\"", one.rabbit.url), &urls));
+    project.replace(&format!("url = \"{}\"", one.rabbit.url), &urls);
     first.refuse();
     run.produce(0..100);
     let mut worker = run.start(&project);

@@ -5,6 +5,7 @@ pub mod numbered;
 pub mod project;
 pub mod proxy;
 pub mod rabbit;
+pub mod run;
 pub mod secured;
 pub mod wait;
 pub mod worker;

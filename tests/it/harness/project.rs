@@ -31,6 +31,13 @@ impl Project {
         fs::write(path, text).unwrap();
     }
 
+    /// Changes a text in the configuration, which must be there.
+    pub fn replace(&self, from: &str, to: &str) {
+        let config = fs::read_to_string(self.path().join("lagless.toml")).unwrap();
+        assert!(config.contains(from), "{from:?} is not in\n{config}");
+        self.write("lagless.toml", &config.replace(from, to));
+    }
+
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
