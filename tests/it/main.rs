@@ -9,10 +9,10 @@ mod verifier;
 
 mod admin;
 mod amqp_delivery;
+mod amqp_life;
 mod amqp_queues;
 mod amqp_reply;
 mod amqp_sink;
-mod amqp_life;
 mod amqp_sink_life;
 mod amqp_trouble;
 mod broker_restart;
