@@ -241,7 +241,8 @@ pub struct TriggerFile {
     /// AMQP: whether the function's result also answers the message: it is published to the queue that the message's
     /// `reply_to` names (direct reply-to too), with its `correlation_id`. A last failure is answered as well, with
     /// `{ "error": { "class": .., "name": .., "message": .. } }` and the headers `lagless-reason` and `lagless-error`.
-    /// A message without `reply_to` gets no answer. Default `false`.
+    /// A message without `reply_to` gets no answer. Whoever may write to the queue can thus have results sent to any other
+    /// queue of the virtual host. Default `false`.
     #[serde(default)]
     pub reply: bool,
     /// Without `on_failure`: what becomes of a message whose last attempt failed. `"stop"`: its lane stops and says so;

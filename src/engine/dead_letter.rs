@@ -178,7 +178,10 @@ fn truncated(text: &str, length_max: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use lagless_protocol::frames::FailureClass;
+    use serde_json::json;
 
     use super::*;
     use crate::event::{Header, MessageRef};
@@ -239,6 +242,42 @@ mod tests {
                 assert_eq!(header(&record, "lagless-reason"), Some("timeout"));
             }
         }
+    }
+
+    #[test]
+    fn headers_that_do_not_travel_are_left_out_and_said() {
+        let mut message = bury(1, 10, 5_000, 1_000_000);
+        message.headers.truncate(1);
+        let limits = Limits { record: 1_000_000, headers: 4_000 };
+        let record = fit(message, 1, limits);
+        assert_eq!((header(&record, "trace"), header(&record, "lagless-truncated-headers")), (None, Some("5021")));
+        assert_eq!(record.value.unwrap().len(), 10);
+    }
+
+    #[test]
+    fn only_some_headers_keep_their_types() {
+        let properties = Arc::new(event::Properties {
+            headers: json!({ "n": 1, "text": "x", "none": null, "bytes": { "base64": "AQ==" }, "deep": { "a": [1] },
+                "long": vec![1; TYPED_MAX] })
+            .as_object()
+            .unwrap()
+            .clone(),
+            user_id: Some("u".to_owned()),
+            ..event::Properties::default()
+        });
+        let message = MessageRef {
+            topic: "q",
+            partition: 0,
+            offset: 1,
+            timestamp: Some(1_700_000_000_999),
+            key: None,
+            value: None,
+            headers: vec![],
+            properties: Some(&properties),
+        };
+        let kept = kept(&Message::copy_of(&message, "q".into()));
+        assert_eq!(Value::Object(kept.typed_headers), json!({ "n": 1, "deep": { "a": [1] } }));
+        assert_eq!((kept.timestamp, kept.message_id), (Some(1_700_000_000), None));
     }
 
     #[test]

@@ -185,7 +185,7 @@ impl FunctionEngine {
         }
         arrivals.intakes.drain(..).for_each(|intake| self.take_in(intake));
         arrivals.heard.drain(..).for_each(|(isolate, event)| self.hear(isolate, event, now));
-        arrivals.receipts.drain(..).for_each(|receipt| self.receipt(receipt));
+        arrivals.receipts.drain(..).for_each(|receipt| self.receipt(receipt, now));
         self.dispatch(now);
         self.scale(now);
         self.settlement.send();

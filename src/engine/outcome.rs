@@ -268,7 +268,7 @@ impl FunctionEngine {
     }
 
     /// Takes in the answer of a sink.
-    pub(super) fn receipt(&mut self, receipt: Receipt) {
+    pub(super) fn receipt(&mut self, receipt: Receipt, now: Instant) {
         let Some(Awaiting { trigger, delivery, what }) = self.awaiting.remove(&receipt.ticket) else { return };
         if delivery.ticket.assignment().phase() == Phase::Fenced {
             return;
@@ -291,21 +291,21 @@ impl FunctionEngine {
                 self.stop_lane(trigger, delivery);
             }
             (written, Sent::Answer(end)) => {
-                self.answered(trigger, &delivery, written);
+                self.answered(trigger, &delivery, written, now);
                 self.end(trigger, delivery.ticket, end);
             }
         }
     }
 
     /// An answer that nobody takes any more is no failure of the message.
-    fn answered(&mut self, trigger: usize, delivery: &Delivery, written: Result<(), String>) {
+    fn answered(&mut self, trigger: usize, delivery: &Delivery, written: Result<(), String>, now: Instant) {
         let state = &mut self.triggers[trigger];
         let Err(reason) = written else {
             state.setup.metrics.replies.inc();
             return;
         };
         state.setup.metrics.replies_lost.inc();
-        let (trigger, offset, now) = (&state.setup.name, delivery.message.offset(), Instant::now());
+        let (trigger, offset) = (&state.setup.name, delivery.message.offset());
         if state.lost_reply_told.is_none_or(|told| now.saturating_duration_since(told) >= LOST_REPLY_INTERVAL) {
             state.lost_reply_told = Some(now);
             tracing::warn!(trigger, offset, reason, "nobody takes the answer; more of these are logged as debug");

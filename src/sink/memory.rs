@@ -146,6 +146,20 @@ mod tests {
     }
 
     #[test]
+    fn every_record_gets_the_headers_of_the_sink() {
+        let written = tempfile::NamedTempFile::new().unwrap();
+        let sink = MemorySink::new("s", "t", Output::open(Some(written.path())).unwrap());
+        let sink = sink.with_headers(vec![("region".to_owned(), Some(b"eu".to_vec()))]);
+        #[expect(clippy::disallowed_methods, reason = "one receipt")]
+        let (receipts, mut received) = tokio::sync::mpsc::unbounded_channel();
+        let record = Record { headers: vec![("own".to_owned(), None)], ..Record::default() };
+        sink.send(record, 7, &receipts);
+        assert_eq!(received.try_recv().unwrap(), Receipt { ticket: 7, written: Ok(()) });
+        let line = std::fs::read_to_string(written.path()).unwrap();
+        assert_eq!(line, "{\"topic\":\"t\",\"headers\":[[\"own\",null],[\"region\",\"eu\"]]}\n");
+    }
+
+    #[test]
     fn a_line_keeps_every_byte() {
         check_line(None, "");
         check_line(Some(b"{\"a\": 1.50}"), r#","value":{"a": 1.50}"#);

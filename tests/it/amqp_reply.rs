@@ -212,3 +212,25 @@ fn an_answer_that_nobody_takes_is_counted_and_the_message_is_done() {
     assert!(!log.contains("hush") && !log.contains("Server returned us"), "{log}");
     run.until_complete(&mut [worker]);
 }
+
+/// Some of these are no more to the server than a queue that is not there; over others it fails.
+const MADE_UP: [&str; 8] = [".", ".x", ".x.y", ".g2.x", ".g2.!.!", ".AAAA.AAAA", ".g1hk.AAAA", "."];
+
+#[test]
+fn an_address_for_direct_replies_that_is_made_up_holds_nobody_up() {
+    let run = Queues::on(&Rabbit::shared(), "madeup");
+    let project = project(&run, "export default (event) => event.data;", "");
+    let mut worker = start(&project);
+    let mut client = Client::new(&run.rabbit, DIRECT);
+    let messages = MADE_UP.iter().map(|end| {
+        let to = format!("{DIRECT}{end}");
+        (json!({ "n": 1 }).to_string(), BasicProperties::default().with_reply_to(to.as_str().into()))
+    });
+    run.rabbit.publish_with("", &run.input(), messages);
+    client.ask(&run.input(), 0..10);
+    assert_eq!(client.hear(10).len(), 10);
+    worker.until_metric("lagless_trigger_done_total", "", |done| done >= 18.0);
+    assert!(worker.metric("lagless_trigger_replies_lost_total", "") >= 1.0);
+    worker.until_logged("the server fails over it");
+    run.until_complete(&mut [worker]);
+}

@@ -231,3 +231,18 @@ fn a_cloud_event_in_binary_mode_reaches_the_function_as_itself() {
         assert_eq!(event, expected);
     }
 }
+
+#[test]
+fn a_user_that_the_server_does_not_accept_is_told_and_nothing_is_lost() {
+    let run = Queues::on(&Rabbit::shared(), "user");
+    let sink = |user: &str| format!("routing_key = \"{}\", properties = {{ user_id = \"{user}\" }}", run.output());
+    let wrong = project(&run, ECHO, &sink("somebody"), "");
+    run.produce(0..3);
+    let mut worker = start(&wrong);
+    worker.until_logged("user_id property set to 'somebody'");
+    worker.kill();
+    let right = project(&run, ECHO, &sink("guest"), "");
+    let mut workers = [start(&right)];
+    run.until_complete(&mut workers);
+    assert_eq!(numbers(&run.rabbit.take_all(&run.output())), (0..3).collect());
+}

@@ -11,8 +11,10 @@ use crate::delivery::retry::RetryPolicy;
 use crate::delivery::{Assignment, Report, Reports};
 use crate::engine::function::{Arrivals, FunctionSetup, TriggerSetup, Ways};
 use crate::engine::service::{Fault, IsolateEvent, Keeper, ServiceRunner};
-use crate::event::{Envelope, Message, MessageRef, Shape};
+use crate::event::{Envelope, Message, MessageRef, Properties, Shape};
 use crate::scale::Bounds;
+use crate::sink::Sink;
+use crate::sink::memory::{MemorySink, Output};
 use crate::source::Intake;
 use crate::telemetry::Metrics;
 
@@ -86,6 +88,20 @@ impl Bench {
         self.hear(IsolateEvent::Outcomes(outcomes.collect()));
     }
 
+    /// Answers the sender of each message; what goes to the sinks is answered by hand.
+    fn replying(mut self) -> Self {
+        let setup = &mut self.engine.triggers[0].setup;
+        setup.reply =
+            Some(Sink::Memory(Arc::new(MemorySink::new("s", "replies", Output::to(Box::new(std::io::sink()))))));
+        self
+    }
+
+    /// A sink answers for one record.
+    fn written(&mut self, ticket: u64, written: Result<(), &str>) {
+        let receipts = vec![Receipt { ticket, written: written.map_err(str::to_owned) }];
+        self.turn(Arrivals { receipts, ..Arrivals::default() });
+    }
+
     fn waiting(&self) -> usize {
         self.engine.triggers[0].lanes.waiting()
     }
@@ -96,6 +112,7 @@ impl Bench {
 }
 
 fn delivery(assignment: &Arc<Assignment>, offset: i64, reports: &Reports) -> Delivery {
+    let properties = Arc::new(Properties { reply_to: Some("answers".to_owned()), ..Properties::default() });
     let message = MessageRef {
         topic: "orders",
         partition: 0,
@@ -104,7 +121,7 @@ fn delivery(assignment: &Arc<Assignment>, offset: i64, reports: &Reports) -> Del
         key: None,
         value: Some(b"{}"),
         headers: vec![],
-        properties: None,
+        properties: Some(&properties),
     };
     Delivery {
         message: Message::copy_of(&message, "orders".into()),
@@ -166,4 +183,52 @@ fn an_event_at_fault_does_not_come_to_its_end_before_those_in_front_of_it() {
     let fault = Fault::Event { batch: BATCH, event: 1 };
     bench.hear(IsolateEvent::Lost { failure: failure(FailureClass::Timeout), fault });
     assert_eq!((bench.engine.triggers[0].lanes.stopped(), bench.waiting()), (0, 3));
+}
+
+#[test]
+fn a_message_is_done_when_its_answer_is_taken_or_lost() {
+    let mut bench = Bench::new(Order::Partition, 1, 2).replying();
+    bench.outcomes([Ok(b"1".to_vec()), Ok(vec![])]);
+    assert_eq!(bench.reports(), vec![]);
+    bench.written(1, Err("nobody there"));
+    bench.written(0, Ok(()));
+    assert_eq!(bench.reports(), vec![(1, Settled::Finished), (0, Settled::Finished)]);
+    let metrics = &bench.engine.triggers[0].setup.metrics;
+    assert_eq!((metrics.done.get(), metrics.replies.get(), metrics.replies_lost.get()), (2, 1, 1));
+}
+
+#[test]
+fn the_answer_comes_after_the_result_is_kept() {
+    let mut bench = Bench::new(Order::Partition, 1, 1).replying();
+    let setup = &mut bench.engine.triggers[0].setup;
+    setup.on_success = setup.reply.clone();
+    bench.outcomes([Ok(b"1".to_vec())]);
+    assert_eq!(bench.engine.awaiting.len(), 1, "only the result is on its way");
+    bench.written(0, Ok(()));
+    assert_eq!((bench.reports(), bench.engine.awaiting.len()), (vec![], 1));
+    bench.written(1, Ok(()));
+    assert_eq!(bench.reports(), vec![(0, Settled::Finished)]);
+}
+
+#[test]
+fn a_last_failure_is_answered_before_the_message_is_given_up() {
+    for (policy, settled) in [(OnExhausted::Drop, Settled::Finished), (OnExhausted::Reject, Settled::Rejected)] {
+        let mut bench = Bench::new(Order::None, 1, 1).replying();
+        bench.engine.triggers[0].setup.on_exhausted = policy;
+        bench.outcomes([Err(failure(FailureClass::Exception))]);
+        assert_eq!(bench.reports(), vec![]);
+        bench.written(0, Ok(()));
+        assert_eq!(bench.reports(), vec![(0, settled)]);
+    }
+    // A lane that stops keeps the message, and does not wait for the answer.
+    let mut bench = Bench::new(Order::Partition, 1, 1).replying();
+    bench.outcomes([Err(failure(FailureClass::Exception))]);
+    assert_eq!((bench.engine.triggers[0].lanes.stopped(), bench.engine.awaiting.len()), (1, 0));
+}
+
+#[test]
+fn without_somebody_to_answer_nothing_waits_for_an_answer() {
+    let mut bench = Bench::new(Order::Partition, 1, 1);
+    bench.outcomes([Ok(b"1".to_vec())]);
+    assert_eq!(bench.reports(), vec![(0, Settled::Finished)]);
 }

@@ -15,7 +15,7 @@ use lapin::types::ShortString;
 use lapin::{Channel, Confirmation, PublisherConfirm};
 
 use super::Parcel;
-use crate::source::amqp::link::explain;
+use super::publisher::Trouble;
 
 /// Messages by number, in the order in which they were published.
 #[derive(Default)]
@@ -45,7 +45,7 @@ pub(super) struct Confirmed {
 pub(super) struct Heard {
     pub confirmed: Vec<Confirmed>,
     /// What ends the connection. Messages that were not kept are still among those unconfirmed.
-    pub trouble: Option<String>,
+    pub trouble: Option<Trouble>,
 }
 
 /// The confirmation of one message, to come.
@@ -112,15 +112,15 @@ impl Unconfirmed {
                     returned
                 }
                 Ok(Confirmation::Nack(returned)) => {
-                    heard.trouble = Some("the server could not keep a message; still trying".to_owned());
+                    heard.trouble = Some("the server could not keep a message; still trying".to_owned().into());
                     returned
                 }
                 Ok(Confirmation::NotRequested) => {
-                    heard.trouble = Some("the server does not confirm; still trying".to_owned());
+                    heard.trouble = Some("the server does not confirm; still trying".to_owned().into());
                     None
                 }
                 Err(error) => {
-                    heard.trouble.get_or_insert(explain(&error));
+                    heard.trouble.get_or_insert(Trouble::from(&error));
                     None
                 }
             };

@@ -2,7 +2,8 @@
 //!
 //! What holds here: every message is published `mandatory` and kept until the server has confirmed it. One that no queue
 //! takes comes back, and is refused. What is unconfirmed when a connection is lost is published again on the next one,
-//! in its order, and may then be there twice. Sending never waits.
+//! in its order, and may then be there twice. A message over which the server itself fails, twice, is refused: it would
+//! hold up all others. Sending never waits.
 
 mod confirms;
 mod message;

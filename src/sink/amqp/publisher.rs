@@ -1,11 +1,13 @@
 //! The thread of an AMQP sink: connects, publishes, hears confirmations, and begins again where a connection is lost.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{Channel, Connection, Event};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError};
+use lapin::{Channel, Connection, ErrorKind, Event};
 use tokio::sync::mpsc;
 
 use super::confirms::{Confirmed, Heard, Unconfirmed};
@@ -29,14 +31,44 @@ pub(super) struct Publisher {
     inbox: Option<mpsc::UnboundedReceiver<Parcel>>,
     /// Not published yet, or to be published again.
     queued: VecDeque<Parcel>,
+    /// How many of those in front are published one by one, since the server has failed over one of them.
+    suspects: usize,
     flush_until: Option<Instant>,
     notices: Notices,
+}
+
+/// Why a connection is given up.
+#[derive(Debug)]
+pub(super) struct Trouble {
+    reason: String,
+    /// The server itself has failed, over something that it was sent.
+    is_internal: bool,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl From<String> for Trouble {
+    fn from(reason: String) -> Self {
+        Self { reason, is_internal: false }
+    }
+}
+
+impl From<&lapin::Error> for Trouble {
+    fn from(error: &lapin::Error) -> Self {
+        let is_internal = matches!(error.kind(), ErrorKind::ProtocolError(told)
+            if *told.kind() == AMQPErrorKind::Hard(AMQPHardError::INTERNALERROR));
+        Self { reason: explain(error), is_internal }
+    }
 }
 
 impl Publisher {
     pub(super) fn new(name: String, form: Form, servers: Servers, inbox: mpsc::UnboundedReceiver<Parcel>) -> Self {
         let (inbox, queued) = (Some(inbox), VecDeque::new());
-        Self { name, form, servers, inbox, queued, flush_until: None, notices: Notices::default() }
+        Self { name, form, servers, inbox, queued, suspects: 0, flush_until: None, notices: Notices::default() }
     }
 
     pub(super) async fn run(mut self) {
@@ -45,16 +77,16 @@ impl Publisher {
                 self.receive().await;
                 continue;
             }
-            let trouble = match self.open().await {
+            let outcome = match self.open().await {
                 Ok((connection, channel)) => {
                     let outcome = self.publish_all(&connection, &channel).await;
                     // One that is lost already needs no closing.
                     let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection.close(200, "done".into())).await;
                     outcome
                 }
-                Err(reason) => Err(reason),
+                Err(trouble) => Err(trouble),
             };
-            if let Err(reason) = trouble {
+            if let Err(Trouble { reason, .. }) = outcome {
                 if self.notices.is_due(&reason, Instant::now()) {
                     tracing::error!(sink = self.name, "cannot publish: {reason}; messages are kept and sent again");
                 }
@@ -99,24 +131,24 @@ impl Publisher {
         }
     }
 
-    async fn open(&mut self) -> Result<(Connection, Channel), String> {
+    async fn open(&mut self) -> Result<(Connection, Channel), Trouble> {
         let connection = self.servers.connect().await?;
         let setup = async {
             let channel = connection.create_channel().await?;
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
             Ok::<_, lapin::Error>(channel)
         };
-        let channel = setup.await.map_err(|error| explain(&error))?;
+        let channel = setup.await.map_err(|error| Trouble::from(&error))?;
         Ok((connection, channel))
     }
 
     /// Publishes until nothing can come any more. After an error, what is unconfirmed is queued again.
-    async fn publish_all(&mut self, connection: &Connection, channel: &Channel) -> Result<(), String> {
+    async fn publish_all(&mut self, connection: &Connection, channel: &Channel) -> Result<(), Trouble> {
         let mut events = Box::pin(connection.events_listener());
         let mut unconfirmed = Unconfirmed::default();
         let outcome = loop {
-            if let Err(reason) = self.publish_queued(channel, &mut unconfirmed).await {
-                break Err(reason);
+            if let Err(trouble) = self.publish_queued(channel, &mut unconfirmed).await {
+                break Err(trouble);
             }
             if self.is_over() && unconfirmed.is_empty() {
                 break Ok(());
@@ -135,22 +167,41 @@ impl Publisher {
                     Ok(())
                 }
                 event = events.next() => self.heed(event),
-                () = tokio::time::sleep(expired) => Err("no time is left".to_owned()),
+                () = tokio::time::sleep(expired) => Err("no time is left".to_owned().into()),
             };
-            if let Err(reason) = heard {
-                break Err(reason);
+            if let Err(trouble) = heard {
+                break Err(trouble);
             }
         };
+        if let Err(trouble) = &outcome
+            && trouble.is_internal
+        {
+            self.suspect(&mut unconfirmed, trouble);
+        }
         for parcel in unconfirmed.into_parcels().rev() {
             self.queued.push_front(parcel);
         }
         outcome
     }
 
+    /// The server has failed over one of the unconfirmed: they are published one by one from now on. One over which it
+    /// fails again although it was alone is refused.
+    fn suspect(&mut self, unconfirmed: &mut Unconfirmed, trouble: &Trouble) {
+        if self.suspects > 0 && unconfirmed.len() == 1 {
+            self.suspects -= 1;
+            self.servers.succeeded();
+            let culprit = std::mem::take(unconfirmed).into_parcels().next();
+            culprit.into_iter().for_each(|parcel| parcel.answer(Err(format!("the server fails over it: {trouble}"))));
+        } else {
+            self.suspects = self.suspects.max(unconfirmed.len());
+        }
+    }
+
     /// Publishes what is queued, as far as the bound on unconfirmed messages goes.
-    async fn publish_queued(&mut self, channel: &Channel, unconfirmed: &mut Unconfirmed) -> Result<(), String> {
+    async fn publish_queued(&mut self, channel: &Channel, unconfirmed: &mut Unconfirmed) -> Result<(), Trouble> {
         self.take_waiting();
-        while unconfirmed.len() < UNCONFIRMED_MAX {
+        let most = if self.suspects > 0 { 1 } else { UNCONFIRMED_MAX };
+        while unconfirmed.len() < most {
             let Some(parcel) = self.queued.pop_front() else { break };
             let key = self.form.routing_key(&parcel.record);
             let mandatory = message::is_mandatory(key.as_str());
@@ -163,11 +214,11 @@ impl Publisher {
                 Ok(Ok(confirm)) => unconfirmed.add(parcel, key, confirm),
                 Ok(Err(error)) => {
                     self.queued.push_front(parcel);
-                    return Err(explain(&error));
+                    return Err(Trouble::from(&error));
                 }
                 Err(_) => {
                     self.queued.push_front(parcel);
-                    return Err(format!("the server took no message for {PUBLISH_TIMEOUT:?}; still trying"));
+                    return Err(format!("the server took no message for {PUBLISH_TIMEOUT:?}; still trying").into());
                 }
             }
         }
@@ -175,7 +226,8 @@ impl Publisher {
     }
 
     /// Answers the senders of what is confirmed.
-    fn heard(&mut self, heard: Heard) -> Result<(), String> {
+    fn heard(&mut self, heard: Heard) -> Result<(), Trouble> {
+        self.suspects = self.suspects.saturating_sub(heard.confirmed.len());
         for Confirmed { parcel, routing_key, returned } in heard.confirmed {
             self.servers.succeeded();
             let exchange = self.form.exchange();
@@ -188,7 +240,7 @@ impl Publisher {
         heard.trouble.map_or(Ok(()), Err)
     }
 
-    fn heed(&mut self, event: Option<Event>) -> Result<(), String> {
+    fn heed(&mut self, event: Option<Event>) -> Result<(), Trouble> {
         match event {
             Some(Event::ConnectionBlocked(reason)) => {
                 tracing::warn!(
@@ -202,9 +254,9 @@ impl Publisher {
                 tracing::info!(sink = self.name, "the server takes messages again");
                 Ok(())
             }
-            Some(Event::Error(error)) => Err(explain(&error)),
+            Some(Event::Error(error)) => Err(Trouble::from(&error)),
             Some(_) => Ok(()),
-            None => Err("connection lost; still trying".to_owned()),
+            None => Err("connection lost; still trying".to_owned().into()),
         }
     }
 }
