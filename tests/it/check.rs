@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::process::Stdio;
+use std::time::Duration;
 
 use lapin::ExchangeKind;
 use serde_json::Value;
@@ -9,7 +10,8 @@ use serde_json::Value;
 use crate::harness::kafka::Kafka;
 use crate::harness::numbered::{Extra, Numbered};
 use crate::harness::project::Project;
-use crate::harness::rabbit::Rabbit;
+use crate::harness::rabbit::{Queues, Rabbit};
+use crate::harness::secured::{SecuredKafka, SecuredRabbit};
 use crate::harness::worker::{Ended, Worker};
 
 const FUNCTION: &str = "[service.it.function.f]\ncode = \"f.ts\"\n";
@@ -265,6 +267,49 @@ fn an_unreachable_server_and_a_refused_login_are_told_apart() {
     Found::by(&project(&config(&one_of_two, "secret")), &[], 1)
         .expect(("server", "127.0.0.1:1"), "problem", &["not reachable"])
         .expect(("server", &listener), "ok", &["cluster"]);
+}
+
+#[test]
+fn a_secured_kafka_is_looked_at_by_the_same_login_as_a_worker_has() {
+    let Some(kafka) = SecuredKafka::find() else { return };
+    let run = Numbered::on(&kafka.plain, "check-secured", 2);
+    run.kafka.commit(&run.name, &run.input(), (0, 0));
+    let token = format!("{}\noauth_token = {{ file = \"token\" }}", kafka.client(&[("security.protocol", "SASL_SSL")]));
+    let project = SecuredKafka::project(&run, &kafka.sasl_ssl, &token);
+    project.write("token", &kafka.certificates.token(Ok(Duration::from_secs(3600))));
+    let group = ("group", run.name.as_str());
+    Found::by(&project, &[], 0)
+        .expect(("login", ""), "ok", &["SASL_SSL, OAUTHBEARER"])
+        .expect(("topic", &run.input()), "ok", &["2 partitions, readable"])
+        .expect(group, "ok", &["committed for 1 of 2 partitions"]);
+    project.write("token", &kafka.certificates.token(Err(Duration::from_secs(3600))));
+    Found::by(&project, &[], 1).expect(("login", ""), "problem", &["expired", "`oauth_token`"]);
+
+    let path = |file: &str| kafka.certificates.path(file);
+    let (certificate, key) = (path("client.pem"), path("client.key"));
+    let tls = [("security.protocol", "SSL"), ("ssl.certificate.location", &*certificate), ("ssl.key.location", &*key)];
+    let project = SecuredKafka::project(&run, &kafka.ssl, &kafka.client(&tls));
+    Found::by(&project, &[], 0).expect(("login", ""), "ok", &["by the client's certificate"]).expect(
+        group,
+        "ok",
+        &["committed for 1 of 2 partitions"],
+    );
+}
+
+#[test]
+fn a_secured_rabbitmq_is_looked_at_by_the_same_login_as_a_worker_has() {
+    let Some(rabbit) = SecuredRabbit::find() else { return };
+    let run = Queues::on(&rabbit.plain, "check-secured");
+    let external = format!("{}\nlogin = \"external\"", rabbit.tls(Some("client")));
+    let place = format!("127.0.0.1:{}", rabbit.port);
+    Found::by(&rabbit.project(&run, "127.0.0.1", &external), &[], 0)
+        .expect(("login", &place), "ok", &["by the client's certificate", "virtual host `/`"])
+        .expect(("queue", &run.input()), "ok", &["0 messages ready"]);
+    let closed = rabbit.project(&run, "guest:guest@127.0.0.1/closed", &rabbit.tls(None));
+    Found::by(&closed, &[], 1)
+        .expect(("server", &place), "ok", &[])
+        .expect(("login", &place), "problem", &["closed", "the user's rights"])
+        .expect(("queue", &run.input()), "unknown", &["no server"]);
 }
 
 #[test]

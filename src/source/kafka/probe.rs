@@ -92,6 +92,10 @@ fn knock(settings: &KafkaSettings, plan: &Plan, findings: &mut Vec<Finding>) -> 
 fn login(settings: &KafkaSettings) -> String {
     let setting = |key: &str| settings.client.get(key).map(|value| value.shown());
     let protocol = setting("security.protocol").unwrap_or("plaintext").to_uppercase();
+    let certificates = ["ssl.certificate.location", "ssl.certificate.pem", "ssl.keystore.location"];
+    if protocol == "SSL" && certificates.iter().any(|key| settings.client.contains_key(*key)) {
+        return format!("{protocol}, by the client's certificate");
+    }
     if !protocol.starts_with("SASL") {
         return format!("{protocol}: no user and password are asked for");
     }
