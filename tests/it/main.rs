@@ -24,6 +24,7 @@ mod errors;
 mod examples;
 mod isolation;
 mod kafka_delivery;
+mod kafka_network;
 mod memory;
 mod readme;
 mod rebalance;
