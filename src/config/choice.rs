@@ -22,17 +22,21 @@ pub(super) fn word<T: Choice>(value: T) -> &'static str {
 
 /// For `deserialize_with`.
 pub(super) fn choice<'de, D: Deserializer<'de>, T: Choice>(deserializer: D) -> Result<T, D::Error> {
-    let found = String::deserialize(deserializer)?;
+    chosen(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+}
+
+/// The value of a word, or what is allowed.
+pub(super) fn chosen<T: Choice>(found: &str) -> Result<T, String> {
     if let Some((_, value)) = T::ALL.iter().find(|(word, _)| *word == found) {
         return Ok(*value);
     }
     let words = T::ALL.iter().map(|(word, _)| *word);
     let allowed = words.clone().collect::<Vec<_>>().join(", ");
-    Err(de::Error::custom(if T::PLANNED.contains(&found.as_str()) {
+    Err(if T::PLANNED.contains(&found) {
         format!("found {found:?}, which is not supported yet; allowed: {allowed}")
     } else {
-        format!("found {found:?}{} allowed: {allowed}", suggest::hint(&found, words))
-    }))
+        format!("found {found:?}{} allowed: {allowed}", suggest::hint(found, words))
+    })
 }
 
 /// For `deserialize_with`, where the absent value means something of its own.
@@ -61,8 +65,8 @@ impl Choice for Declare {
 }
 
 impl Choice for QueueType {
-    const ALL: &'static [(&'static str, Self)] = &[("classic", Self::Classic), ("quorum", Self::Quorum)];
-    const PLANNED: &'static [&'static str] = &["stream"];
+    const ALL: &'static [(&'static str, Self)] =
+        &[("classic", Self::Classic), ("quorum", Self::Quorum), ("stream", Self::Stream)];
 }
 
 impl Choice for OnNoMatch {
@@ -88,7 +92,8 @@ impl Choice for LogLevel {
 }
 
 impl Choice for Start {
-    const ALL: &'static [(&'static str, Self)] = &[("earliest", Self::Earliest), ("latest", Self::Latest)];
+    const ALL: &'static [(&'static str, Self)] =
+        &[("earliest", Self::Earliest), ("latest", Self::Latest), ("last", Self::Last)];
 }
 
 impl Choice for ShapeKind {

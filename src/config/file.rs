@@ -19,7 +19,9 @@ use super::choice::{choice, optional_choice};
 use super::settings::{
     Declare, LineFormat, LogLevel, Login, OnExhausted, OnNoMatch, Order, OutOfRange, QueueType, ShapeKind, Start,
 };
-use super::units::{count, duration, listen_address, optional_count, optional_duration, optional_size, size, texts};
+use super::units::{
+    count, duration, listen_address, optional_count, optional_duration, optional_size, optional_start, size, texts,
+};
 
 /// The root of a file, beside its `[source.NAME]` and `[service.NAME]` tables.
 #[derive(Debug, Deserialize)]
@@ -76,7 +78,7 @@ pub struct SourceFile {
     /// `base64`, and optionally `topic`, `key`, `headers` and `timestamp`. Default `"value"`.
     #[serde(default, deserialize_with = "optional_choice")]
     pub format: Option<LineFormat>,
-    /// Kafka and memory: how often finished offsets are committed. Default `"1s"`.
+    /// How often finished offsets are committed; with AMQP those of streams. Default `"1s"`.
     #[serde(default, deserialize_with = "optional_duration")]
     pub commit_interval: Option<Duration>,
     /// Bound on what is read but not yet settled, for each group or queue.
@@ -196,7 +198,9 @@ pub struct TriggerFile {
     /// its bindings; one that exists otherwise is an error. Default `"passive"`.
     #[serde(default, deserialize_with = "optional_choice")]
     pub declare: Option<Declare>,
-    /// AMQP, with `declare = "create"`: `"classic"` or `"quorum"`. Default `"classic"`.
+    /// AMQP: `"classic"`, `"quorum"` or `"stream"`; what is declared with `declare = "create"`, and for a stream required
+    /// in either case. Reading takes nothing off a stream; the position of its `group` is kept in a queue of its own,
+    /// `lagless.position.GROUP.QUEUE`, and one worker of the group reads while others stand by. Default `"classic"`.
     #[serde(default, deserialize_with = "optional_choice")]
     pub queue_type: Option<QueueType>,
     /// AMQP, with `declare = "create"`: what the queue is bound to.
@@ -209,16 +213,18 @@ pub struct TriggerFile {
     /// AMQP: the server hands messages to consumers of the highest priority first, as long as these have room. Default:
     /// the server's, 0.
     pub consumer_priority: Option<i32>,
-    /// AMQP, required with a `rule`: what becomes of a message that no trigger of the queue matches. `"ack"`: it is
+    /// AMQP, required with a `rule` but not for a stream: what becomes of a message that no trigger of the queue matches. `"ack"`: it is
     /// taken off the queue and gone; `"reject"`: the queue's dead-letter policy has it (without one it is gone);
     /// `"stop"`: it goes back, and the queue is read no further.
     #[serde(default, deserialize_with = "optional_choice")]
     pub on_no_match: Option<OnNoMatch>,
-    /// Kafka consumer group; committed offsets of an existing group are taken over. Default: the service's name.
+    /// Kafka consumer group; committed offsets of an existing group are taken over. Of a stream: whose position it is.
+    /// Default: the service's name.
     pub group: Option<String>,
-    /// Kafka: where a group without committed offsets begins: `"earliest"` or `"latest"`. All triggers of a group agree.
-    /// Default `"earliest"`.
-    #[serde(default, deserialize_with = "optional_choice")]
+    /// Kafka and streams: where a group without a committed position begins: `"earliest"` or `"latest"`; of a stream also
+    /// `"last"` (the last piece that was written), `{ offset = 42 }`, and `{ time = "2026-11-21T10:00:00Z" }` (the piece
+    /// that holds it, so that some messages may be older). All triggers of a group agree. Default `"earliest"`.
+    #[serde(default, deserialize_with = "optional_start")]
     pub start: Option<Start>,
     /// The pattern that messages must match, as a table, as JSON text, or as `{ file = "rule.json" }`; the last two
     /// can say `null`. Default: every message matches.

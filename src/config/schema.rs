@@ -180,7 +180,7 @@ static TRIGGER: Node = Node::Table(Table {
         ("consumer_priority", Node::Whole),
         ("on_no_match", Node::Text),
         ("group", Node::Text),
-        ("start", Node::Text),
+        ("start", Node::Whole),
         ("rule", Node::Whole),
         ("shape", Node::Text),
         ("order", Node::Text),

@@ -166,7 +166,7 @@ pub struct TriggerSettings {
     pub source: String,
     /// For AMQP: the queue.
     pub topics: Vec<String>,
-    /// Kafka consumer group; default: the service's name. For AMQP: the queue.
+    /// Kafka consumer group; default: the service's name. For AMQP: the queue; for a stream `QUEUE@GROUP`.
     pub group: String,
     /// For AMQP.
     pub queue: Option<QueueSettings>,
@@ -195,15 +195,23 @@ pub struct QueueSettings {
     pub arguments: Map<String, Value>,
     pub consumer_priority: Option<i32>,
     pub on_no_match: Option<OnNoMatch>,
+    /// Of a stream: whose position is kept.
+    pub reader: Option<String>,
 }
 
 impl QueueSettings {
+    /// The queue that keeps the position of a stream's group.
+    pub fn position_queue(group: &str, stream: &str) -> String {
+        format!("lagless.position.{group}.{stream}")
+    }
+
     /// Adds what another trigger of the same queue says; what was said before stands.
     pub fn add(&mut self, said: &Self) {
         self.declare = self.declare.or(said.declare);
         self.queue_type = self.queue_type.or(said.queue_type);
         self.consumer_priority = self.consumer_priority.or(said.consumer_priority);
         self.on_no_match = self.on_no_match.or(said.on_no_match);
+        self.reader = self.reader.take().or_else(|| said.reader.clone());
         if self.arguments.is_empty() {
             self.arguments.clone_from(&said.arguments);
         }
@@ -227,6 +235,8 @@ pub enum Declare {
 pub enum QueueType {
     Classic,
     Quorum,
+    /// A log: reading takes nothing off, and the reader's position is kept.
+    Stream,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -248,11 +258,16 @@ pub enum OnNoMatch {
     Stop,
 }
 
-/// Where a group without committed offsets begins.
+/// Where a group without committed offsets begins. Kafka and memory know the first two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
     Earliest,
     Latest,
+    /// With the last piece that the server has written.
+    Last,
+    Offset(i64),
+    /// With the piece that holds this time, in seconds since the Unix epoch.
+    Time(i64),
 }
 
 /// The form of the event that a function is handed.

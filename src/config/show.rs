@@ -10,7 +10,7 @@ use super::choice::word;
 use super::place::is_bare;
 use super::settings::{
     Binding, FunctionSettings, OauthToken, PropertySettings, QueueSettings, Secret, ServiceSettings, Settings,
-    SinkSettings, SourceKind, SourceSettings, Target, TriggerSettings,
+    SinkSettings, SourceKind, SourceSettings, Start, Target, TriggerSettings,
 };
 use super::tls::TlsSettings;
 use super::units::size_text;
@@ -74,6 +74,7 @@ fn show_source(page: &mut Page, source: &SourceSettings) {
                 page.set("tls", tls(&amqp.tls));
             }
             page.set("login", quoted(word(amqp.login)));
+            page.set("commit_interval", duration(source.commit_interval));
             page.set("in_flight", format!("{{ messages = {} }}", source.in_flight.messages));
             return;
         }
@@ -138,11 +139,18 @@ fn show_trigger(page: &mut Page, trigger: &TriggerSettings, settings: &Settings)
     page.set("function", quoted(&trigger.function));
     page.set("source", quoted(&trigger.source));
     match &trigger.queue {
-        Some(queue) => show_queue(page, &trigger.group, queue),
+        Some(queue) => {
+            page.set("queue", quoted(&trigger.topics.join(",")));
+            if let Some(reader) = &queue.reader {
+                page.set("group", quoted(reader));
+                page.set("start", start(trigger.start));
+            }
+            show_queue(page, queue);
+        }
         None => {
             page.set("topics", list(&trigger.topics));
             page.set("group", quoted(&trigger.group));
-            page.set("start", quoted(word(trigger.start)));
+            page.set("start", start(trigger.start));
         }
     }
     if let Some(rule) = &trigger.rule {
@@ -168,8 +176,18 @@ fn show_trigger(page: &mut Page, trigger: &TriggerSettings, settings: &Settings)
     }
 }
 
-fn show_queue(page: &mut Page, name: &str, queue: &QueueSettings) {
-    page.set("queue", quoted(name));
+fn start(start: Start) -> String {
+    match start {
+        Start::Earliest | Start::Latest | Start::Last => quoted(word(start)),
+        Start::Offset(offset) => format!("{{ offset = {offset} }}"),
+        Start::Time(seconds) => {
+            let time = jiff::Timestamp::from_second(seconds).unwrap_or_default();
+            format!("{{ time = {} }}", quoted(&time.to_string()))
+        }
+    }
+}
+
+fn show_queue(page: &mut Page, queue: &QueueSettings) {
     if let Some(declare) = queue.declare {
         page.set("declare", quoted(word(declare)));
     }

@@ -597,6 +597,41 @@ fn kafka_has_headers_of_texts_and_neither_properties_nor_answers() {
     assert_eq!(on_success.headers, [("a".to_owned(), serde_json::json!("x"))]);
 }
 
+#[test]
+fn streams_have_a_start_and_a_group_and_queues_have_none() {
+    let stream = |lines: &str| queue(&format!("queue_type = 'stream'\n{lines}"));
+    for (written, start) in [
+        ("'latest'", Start::Latest),
+        ("'last'", Start::Last),
+        ("{ offset = 42 }", Start::Offset(42)),
+        ("{ time = '2026-11-21T10:00:00Z' }", Start::Time(1_795_255_200)),
+    ] {
+        let mut settings = loaded(&stream(&format!("start = {written}\ngroup = 'g'")), &[], &[]);
+        let trigger = &settings.services["s"].triggers["t"];
+        assert_eq!((trigger.start, trigger.group.as_str()), (start, "q@g"));
+        let mut shown = loaded(&show(&settings), &[], &[]);
+        settings.files.clear();
+        shown.files.clear();
+        assert_eq!(format!("{settings:?}"), format!("{shown:?}"));
+    }
+    loaded(&stream("rule = { topic = ['q'] }"), &[], &[]);
+    check_error(&stream("start = { offset = -1 }"), "t.start: found the offset -1; allowed: whole numbers from 0 on");
+    check_error(&stream("start = { time = 'noon' }"), "t.start: found the time \"noon\"; expected one like 2026");
+    check_error(&stream("start = { place = 1 }"), "t.start: expected a word such as \"earliest\", { offset = 42 }");
+    check_error(&stream("group = ''"), "t.group: is empty");
+    check_error(&stream(&format!("group = '{}'", "g".repeat(250))), "t.group: found 269 bytes; allowed: 255");
+    check_error(&stream("on_no_match = 'ack'"), "t.on_no_match: has no meaning for a stream");
+    check_error(&stream("on_exhausted = 'reject'"), "t.on_exhausted: has no meaning for a stream");
+    check_error(&stream("consumer_priority = 1"), "t.consumer_priority: has no meaning for a stream");
+    check_error(&queue("start = 'latest'"), "t.start: is for streams and for Kafka");
+    check_error(&queue("group = 'g'"), "t.group: is for streams and for Kafka");
+    check_error(&trigger("start = 'last'"), "placed.start: is for AMQP streams");
+    let other = "[service.s.trigger.u]\nfunction = 'f'\nsource = 'r'\nqueue = 'q'";
+    check_error(&stream(other), "u.queue_type: differs from what service.s.trigger.t says");
+    check_error(&stream(&format!("{other}\nqueue_type = 'stream'\nstart = 'latest'")), "u.start: differs");
+    loaded(&stream(&format!("{other}\nqueue_type = 'stream'\nstart = 'latest'\ngroup = 'h'")), &[], &[]);
+}
+
 /// The keys that a type of [`file`] takes, learnt from the error for one that it does not take.
 fn keys_of<T: DeserializeOwned>() -> Vec<String> {
     let error = serde_json::from_str::<T>("{\"\": 0}").err().expect("unknown keys are refused").to_string();

@@ -8,6 +8,9 @@ use bytesize::ByteSize;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use super::choice::chosen;
+use super::settings::Start;
+
 /// Longer durations are slips, and would overflow the arithmetic of clocks.
 const DURATION_MAX: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
@@ -121,6 +124,31 @@ pub(super) fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
         }
     }
     deserializer.deserialize_any(Texts).map(Some)
+}
+
+/// Where to begin: a word, `{ offset = 42 }` or `{ time = "2026-11-21T10:00:00Z" }`.
+pub(super) fn optional_start<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Start>, D::Error> {
+    use serde_json::Value;
+    const TABLE: &str = "{ offset = 42 } or { time = \"2026-11-21T10:00:00Z\" }";
+    let wrong = || de::Error::custom(format!("expected a word such as \"earliest\", {TABLE}"));
+    let table = match Value::deserialize(deserializer)? {
+        Value::String(word) => {
+            return chosen(&word).map(Some).map_err(|error| de::Error::custom(format!("{error}, {TABLE}")));
+        }
+        Value::Object(table) if table.len() == 1 => table,
+        _ => return Err(wrong()),
+    };
+    match table.iter().next() {
+        Some((key, Value::Number(number))) if key == "offset" => match number.as_i64() {
+            Some(offset @ 0..) => Ok(Some(Start::Offset(offset))),
+            _ => Err(de::Error::custom(format!("found the offset {number}; allowed: whole numbers from 0 on"))),
+        },
+        Some((key, Value::String(time))) if key == "time" => match time.parse::<jiff::Timestamp>() {
+            Ok(time) if time.as_second() >= 0 => Ok(Some(Start::Time(time.as_second()))),
+            _ => Err(de::Error::custom(format!("found the time {time:?}; expected one like 2026-11-21T10:00:00Z"))),
+        },
+        _ => Err(wrong()),
+    }
 }
 
 /// An address to listen on, or "off".

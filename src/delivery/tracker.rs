@@ -68,6 +68,11 @@ impl OffsetTracker {
         self.window.front().map(|slot| slot.offset).or(self.next)
     }
 
+    /// The offset after the last one read.
+    pub fn next(&self) -> Option<i64> {
+        self.next
+    }
+
     /// Messages that are read and not settled.
     pub fn waiting(&self) -> usize {
         self.waiting

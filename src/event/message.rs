@@ -53,18 +53,22 @@ pub struct Properties {
     /// The headers with their types; [`MessageRef::headers`] has them as bytes.
     #[serde(skip)]
     pub headers: Map<String, Value>,
+    /// Whether the message has an offset that stays, as in a stream, which names it.
+    #[serde(skip)]
+    pub has_offset: bool,
 }
 
 impl Properties {
-    /// The id of the event made of such a message: its `message_id`, or one that follows from queue and body, the same
-    /// for each copy of the message and for messages with equal bodies.
-    fn event_id(&self, queue: &str, body: &[u8]) -> Box<str> {
+    /// The id of the event made of such a message, where its offset does not name it: its `message_id`, or one that
+    /// follows from queue and body, the same for each copy of the message and for messages with equal bodies.
+    fn event_id(&self, queue: &str, body: &[u8]) -> Option<Box<str>> {
         match &self.message_id {
-            Some(id) if !id.is_empty() => id.as_str().into(),
+            Some(id) if !id.is_empty() => Some(id.as_str().into()),
+            _ if self.has_offset => None,
             _ => {
                 let mut hasher = SipHasher24::new();
                 hasher.write(body);
-                format!("{queue}/{:032x}", hasher.finish128().as_u128()).into()
+                Some(format!("{queue}/{:032x}", hasher.finish128().as_u128()).into())
             }
         }
     }
@@ -112,7 +116,7 @@ impl Message {
             .iter()
             .map(|header| HeaderSpan { name: append(header.name.as_bytes()), value: header.value.map(&mut append) })
             .collect();
-        let id = message.properties.map(|own| own.event_id(&topic, message.value.unwrap_or_default()));
+        let id = message.properties.and_then(|own| own.event_id(&topic, message.value.unwrap_or_default()));
         Self {
             id,
             properties: message.properties.cloned(),

@@ -14,6 +14,7 @@ mod amqp_queues;
 mod amqp_reply;
 mod amqp_sink;
 mod amqp_sink_life;
+mod amqp_streams;
 mod amqp_trouble;
 mod broker_restart;
 mod cases;

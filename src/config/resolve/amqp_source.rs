@@ -10,9 +10,7 @@ use crate::config::tls::{ClientCertificate, TlsFlaw, TlsSettings};
 impl Resolver<'_> {
     pub(super) fn amqp(&mut self, file: &SourceFile, path: &KeyPath) -> Option<AmqpSettings> {
         self.refuse_keys_of(&memory_keys(file), "memory", path);
-        let mut kafka_keys = kafka_keys(file).to_vec();
-        kafka_keys.push(("commit_interval", file.commit_interval.is_some()));
-        self.refuse_keys_of(&kafka_keys, "kafka", path);
+        self.refuse_keys_of(&kafka_keys(file), "kafka", path);
         let urls: Vec<(&SecretFile, KeyPath)> = match (&file.url, &file.urls[..]) {
             (Some(url), []) => vec![(url, path.then("url"))],
             (None, urls @ [_, ..]) => urls.iter().map(|url| (url, path.then("urls"))).collect(),

@@ -6,10 +6,12 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
 use super::Resolver;
-use super::trigger::Reads;
+use super::trigger::{Reads, Within};
 use crate::config::file::{BindFile, TriggerFile};
 use crate::config::place::KeyPath;
-use crate::config::settings::{Binding, Declare, QueueSettings, ServiceSettings, TriggerSettings};
+use crate::config::settings::{
+    Binding, Declare, OnExhausted, QueueSettings, QueueType, ServiceSettings, TriggerSettings,
+};
 
 /// Exchanges, queues and routing keys.
 const AMQP_NAME_MAX: usize = 255;
@@ -25,10 +27,8 @@ struct Said<'s> {
 }
 
 impl Resolver<'_> {
-    pub(super) fn queue(&mut self, file: &TriggerFile, path: &KeyPath) -> Option<Reads> {
-        let kafka_only =
-            [("topics", file.topics.is_some()), ("group", file.group.is_some()), ("start", file.start.is_some())];
-        self.refuse_trigger_keys_of(&kafka_only, "kafka", path);
+    pub(super) fn queue(&mut self, file: &TriggerFile, within: &Within<'_>, path: &KeyPath) -> Option<Reads> {
+        self.refuse_trigger_keys_of(&[("topics", file.topics.is_some())], "kafka", path);
         let Some(name) = &file.queue else {
             self.missing(path, "queue", "the queue to read");
             return None;
@@ -37,10 +37,11 @@ impl Resolver<'_> {
         if name.is_empty() {
             self.bad(&path.then("queue"), "is empty; expected the name of a queue");
         }
-        if file.rule.is_some() && file.on_no_match.is_none() {
-            let expected = "\"ack\", \"reject\" or \"stop\": what becomes of messages that the rule does not match, \
-                            since what is taken off a queue is gone";
-            self.missing(path, "on_no_match", expected);
+        let is_stream = file.queue_type == Some(QueueType::Stream);
+        if is_stream {
+            self.check_stream(file, path);
+        } else {
+            self.check_no_stream(file, path);
         }
         let longest = file.retry.max_backoff.unwrap_or(file.retry.backoff);
         if longest > AMQP_BACKOFF_MAX {
@@ -54,8 +55,40 @@ impl Resolver<'_> {
             arguments: self.queue_arguments(&file.arguments, &path.then("arguments")),
             consumer_priority: file.consumer_priority,
             on_no_match: file.on_no_match,
+            reader: is_stream.then(|| self.group(file, within, path)),
         };
-        Some(Reads { topics: vec![name.clone()], group: name.clone(), queue: Some(queue) })
+        let group = match &queue.reader {
+            Some(reader) => {
+                self.check_amqp_name(&QueueSettings::position_queue(reader, name), &path.then("group"));
+                format!("{name}@{reader}")
+            }
+            None => name.clone(),
+        };
+        Some(Reads { topics: vec![name.clone()], group, queue: Some(queue) })
+    }
+
+    /// Nothing is taken off a stream.
+    fn check_stream(&mut self, file: &TriggerFile, path: &KeyPath) {
+        let of_queues = [
+            ("on_no_match", file.on_no_match.is_some(), "reading takes nothing off a stream; remove the key"),
+            ("on_exhausted", file.on_exhausted == Some(OnExhausted::Reject), "use \"stop\", \"drop\" or on_failure"),
+            ("consumer_priority", file.consumer_priority.is_some(), "one worker of a group reads; remove the key"),
+        ];
+        for (key, _, fix) in of_queues.into_iter().filter(|(_, given, _)| *given) {
+            self.conflict(&path.then(key), "has no meaning for a stream", fix);
+        }
+    }
+
+    fn check_no_stream(&mut self, file: &TriggerFile, path: &KeyPath) {
+        for (key, _) in [("group", file.group.is_some()), ("start", file.start.is_some())].iter().filter(|key| key.1) {
+            let problem = "is for streams and for Kafka: a queue keeps no position";
+            self.conflict(&path.then(*key), problem, "remove the key, or say queue_type = \"stream\"");
+        }
+        if file.rule.is_some() && file.on_no_match.is_none() {
+            let expected = "\"ack\", \"reject\" or \"stop\": what becomes of messages that the rule does not match, \
+                            since what is taken off a queue is gone";
+            self.missing(path, "on_no_match", expected);
+        }
     }
 
     fn binding(&mut self, file: &BindFile, key: &KeyPath) -> Binding {
@@ -113,8 +146,14 @@ impl Resolver<'_> {
                 self.check_exchanges(&mut said, trigger, queue, &path);
                 let (known, first) = said
                     .queues
-                    .entry((&trigger.source, &trigger.group))
-                    .or_insert_with(|| (QueueSettings::default(), path.clone()));
+                    .entry((&trigger.source, trigger.topics.first().map_or("", String::as_str)))
+                    .or_insert_with(|| {
+                        (QueueSettings { reader: queue.reader.clone(), ..Default::default() }, path.clone())
+                    });
+                if known.reader.is_some() != queue.reader.is_some() {
+                    let problem = format!("differs from what {first} says: it is a stream or it is none");
+                    self.conflict(&path.then("queue_type"), problem, "give both \"stream\", or none");
+                }
                 for key in differences(known, queue) {
                     let problem = format!("differs from what {first} or another trigger of the same queue says");
                     self.conflict(&path.then(key), problem, "give all of them the same");

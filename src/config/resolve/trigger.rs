@@ -81,7 +81,7 @@ impl Resolver<'_> {
     fn reads(&mut self, file: &TriggerFile, within: &Within<'_>, path: &KeyPath) -> Option<Reads> {
         let kind = self.source_kind(&file.source, &path.then("source"))?;
         if kind == Kind::Amqp {
-            return self.queue(file, path);
+            return self.queue(file, within, path);
         }
         let amqp_only = [
             ("queue", file.queue.is_some()),
@@ -98,11 +98,19 @@ impl Resolver<'_> {
             let problem = "only a queue can be told of a rejection";
             self.conflict(&path.then("on_exhausted"), problem, "use \"stop\", \"drop\" or on_failure");
         }
-        let group = file.group.clone().unwrap_or_else(|| within.service.to_owned());
-        if group.is_empty() {
+        if !matches!(file.start, None | Some(Start::Earliest | Start::Latest)) {
+            let problem = "is for AMQP streams, and this source is of another kind";
+            self.conflict(&path.then("start"), problem, "use \"earliest\" or \"latest\"");
+        }
+        let group = self.group(file, within, path);
+        Some(Reads { topics: self.topics(file, kind, path)?, group, queue: None })
+    }
+
+    pub(super) fn group(&mut self, file: &TriggerFile, within: &Within<'_>, path: &KeyPath) -> String {
+        if file.group.as_deref() == Some("") {
             self.bad(&path.then("group"), "is empty; leave it out for the service's name");
         }
-        Some(Reads { topics: self.topics(file, kind, path)?, group, queue: None })
+        file.group.clone().unwrap_or_else(|| within.service.to_owned())
     }
 
     pub(super) fn refuse_trigger_keys_of(&mut self, keys: &[(&str, bool)], kind: &str, path: &KeyPath) {

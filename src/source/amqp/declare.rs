@@ -67,6 +67,7 @@ fn type_word(queue_type: QueueType) -> Option<&'static str> {
     match queue_type {
         QueueType::Classic => None,
         QueueType::Quorum => Some("quorum"),
+        QueueType::Stream => Some("stream"),
     }
 }
 

@@ -11,20 +11,33 @@ use serde_json::{Map, Number, Value, json};
 
 use crate::event::{Header, MessageRef, Properties};
 
+/// The offset of a stream's message.
+pub(super) fn stream_offset(delivery: &Delivery) -> Option<i64> {
+    match delivery.properties.headers().as_ref()?.inner().get("x-stream-offset")? {
+        AMQPValue::LongLongInt(offset) => Some(*offset),
+        _ => None,
+    }
+}
+
 /// A message's properties, and its headers as bytes.
 pub(super) struct Lent<'d> {
     delivery: &'d Delivery,
+    /// The delivery tag, where the message has no offset of its own.
+    offset: i64,
     properties: Arc<Properties>,
     headers: Vec<(&'d str, Option<Cow<'d, [u8]>>)>,
 }
 
 impl<'d> Lent<'d> {
-    pub(super) fn of(delivery: &'d Delivery) -> Self {
+    /// With `offset` where the message has one of its own.
+    pub(super) fn of(delivery: &'d Delivery, offset: Option<i64>) -> Self {
         let table = delivery.properties.headers().as_ref();
         let headers = table.map_or_else(Vec::new, |table| {
             table.inner().iter().map(|(name, value)| (name.as_str(), bytes(value))).collect()
         });
-        Self { delivery, properties: Arc::new(properties(delivery)), headers }
+        let properties = Arc::new(Properties { has_offset: offset.is_some(), ..properties(delivery) });
+        let offset = offset.unwrap_or_else(|| delivery.delivery_tag.cast_signed());
+        Self { delivery, offset, properties, headers }
     }
 
     /// The message as it is matched; nothing of its body is copied.
@@ -33,7 +46,7 @@ impl<'d> Lent<'d> {
         MessageRef {
             topic: queue,
             partition: 0,
-            offset: self.delivery.delivery_tag as i64,
+            offset: self.offset,
             timestamp: timestamp.and_then(|seconds| i64::try_from(seconds).ok()?.checked_mul(1000)),
             key: None,
             value: Some(&self.delivery.data),
@@ -62,6 +75,7 @@ fn properties(delivery: &Delivery) -> Properties {
         priority: *own.priority(),
         delivery_mode: *own.delivery_mode(),
         headers: own.headers().as_ref().map(table).unwrap_or_default(),
+        has_offset: false,
     }
 }
 

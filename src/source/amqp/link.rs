@@ -97,6 +97,11 @@ impl Servers {
         format!("{}: {advice}; still trying", told.get_message())
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.uris.len()
+    }
+
     /// Says that a connection has served.
     pub(crate) fn succeeded(&mut self) {
         self.failures = 0;

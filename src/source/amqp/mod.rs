@@ -5,6 +5,9 @@
 //! answered once. Every connection is an assignment of its own: when it is lost, what runs is fenced, since the server
 //! hands its messages out again, and reports of it count for nothing.
 //!
+//! A stream is read by one worker of a group at a time, whose position the server keeps for us; an acknowledgement there
+//! destroys nothing, so what counts is the position, which never passes an open offset.
+//!
 //! What heals by itself (a server that restarts, a queue that is not there yet, a refused login) is tried until it does,
 //! with waits that grow to ten seconds, and said aloud. This room knows nothing of functions or V8.
 
@@ -14,8 +17,9 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot, watch};
 
-use self::life::{Exit, Life};
+use self::life::Life;
 use self::link::Servers;
+use self::turns::Exit;
 use super::kafka::client::Notices;
 use super::{Ended, Fault, Stage, Subscription};
 use crate::config::{AmqpSettings, QueueSettings};
@@ -23,18 +27,22 @@ use crate::delivery::{Report, Reports};
 
 mod declare;
 mod greeting;
+mod in_hand;
 mod lend;
 mod life;
 pub(crate) mod link;
+mod position;
 pub mod probe;
 mod secure;
+mod stream;
 mod strides;
 mod tags;
+mod turns;
 
 /// A smaller prefetch would have the server wait for acknowledgements while a socket rests between two strides.
 const STRIDES_PREFETCH_MIN: usize = 250;
 
-/// Starts a subscription to the queue that is its group. It does not wait for the server: one that cannot be reached is
+/// Starts a subscription to the queue that is its topic. It does not wait for the server: one that cannot be reached is
 /// tried until it comes.
 ///
 /// # Errors
@@ -45,6 +53,7 @@ pub fn spawn(
     queue: QueueSettings,
 ) -> Result<oneshot::Receiver<Ended>, Fault> {
     let source_name = subscription.source.clone();
+    // The name that the server's operator sees.
     let name = format!("lagless {source_name}/{}", subscription.group);
     let mut servers = Servers::new(&source_name, settings, name)?;
     if subscription.in_flight.messages >= STRIDES_PREFETCH_MIN {
@@ -60,7 +69,7 @@ pub fn spawn(
     let waker = wake.clone();
     let (reports, reported) = Reports::waking(move || waker.notify_one());
     let supervisor = Supervisor {
-        queue_name: subscription.group.as_str().into(),
+        queue_name: subscription.topics.first().map_or("", String::as_str).into(),
         stage: subscription.stage.clone(),
         subscription,
         queue,

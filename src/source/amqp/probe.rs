@@ -159,7 +159,7 @@ impl Asker<'_> {
     }
 
     async fn reading(&self, reading: &Reading) -> Vec<Finding> {
-        let name = &reading.group;
+        let name = reading.queue_name();
         let creates = reading.queue.declare == Some(Declare::Create);
         let mut findings = vec![match self.queue(name).await {
             Answer::There((ready, consumers)) => {
@@ -201,7 +201,7 @@ impl Asker<'_> {
 
     /// Where a queue's rejected messages go. Without a place, or with one that is not there, the server drops them.
     async fn policy(&self, reading: &Reading) -> Finding {
-        let (what, name) = (What::DeadLetters, &reading.group);
+        let (what, name) = (What::DeadLetters, reading.queue_name());
         let argument = |key: &str| reading.queue.arguments.get(key).and_then(|value| value.as_str());
         match (argument("x-dead-letter-exchange"), argument("x-dead-letter-routing-key")) {
             (Some(exchange), Some(key)) => self.place(what, name, (exchange, key)).await,
@@ -270,7 +270,7 @@ fn unasked(plan: &Plan) -> Vec<Finding> {
     let told = "no server could be asked";
     let read = plan.readings.iter().flat_map(|reading| {
         let exchanges = reading.queue.bind.iter().map(|bind| Finding::unknown(What::Exchange, &bind.exchange, told));
-        [Finding::unknown(What::Queue, &reading.group, told)].into_iter().chain(exchanges)
+        [Finding::unknown(What::Queue, reading.queue_name(), told)].into_iter().chain(exchanges)
     });
     let written = plan.writings.iter().map(|writing| Finding::unknown(writing.what, writing.target.name(), told));
     read.chain(written).collect()

@@ -42,7 +42,8 @@ pub(super) struct Gap {
 pub(super) fn place(committed: Option<i64>, range: Range, start: Start, policy: OutOfRange) -> Placement {
     let Some(wanted) = committed else {
         return Placement::Begin(match start {
-            Start::Earliest => range.low,
+            // Only streams know the other ones.
+            Start::Earliest | Start::Last | Start::Offset(_) | Start::Time(_) => range.low,
             Start::Latest => range.high,
         });
     };

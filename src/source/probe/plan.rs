@@ -19,7 +19,7 @@ pub struct Plan {
 /// A subscription of the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
-    /// For AMQP: the queue.
+    /// For AMQP: the queue, and of a stream also whose position it is.
     pub group: String,
     /// For AMQP: the queue.
     pub topics: Vec<String>,
@@ -28,6 +28,13 @@ pub struct Reading {
     pub queue: QueueSettings,
     /// Whether messages may be rejected, for the queue's own policy to keep.
     pub rejects: bool,
+}
+
+impl Reading {
+    /// For AMQP.
+    pub fn queue_name(&self) -> &str {
+        self.topics.first().unwrap_or(&self.group)
+    }
 }
 
 /// A place that is written to.

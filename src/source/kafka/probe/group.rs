@@ -17,7 +17,8 @@ use crate::source::probe::{Finding, Plan, Reading, Verdict, What, counted};
 /// The word that the configuration has for it.
 pub(super) fn start_word(start: Start) -> &'static str {
     match start {
-        Start::Earliest => "the earliest message",
+        // Only streams know the other ones.
+        Start::Earliest | Start::Last | Start::Offset(_) | Start::Time(_) => "the earliest message",
         Start::Latest => "the latest message",
     }
 }
