@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{
     KafkaSettings, MemorySettings, QueueSettings, ServiceSettings, Settings, ShapeKind, SinkSettings, SourceKind,
-    Target, TriggerSettings,
+    SourceSettings, Target, TriggerSettings,
 };
 use crate::delivery::retry::RetryPolicy;
 use crate::engine::{self, FunctionSetup, ServiceRunner, TriggerSetup};
@@ -338,6 +338,7 @@ impl Wiring<'_> {
             commit_interval: settings.commit_interval,
             revoke_timeout: settings.revoke_timeout,
             on_out_of_range: settings.on_out_of_range,
+            keep_max: SourceSettings::keep_max(settings.consumer_timeout),
             triggers: Triggers::new(source, entry.triggers),
             routes: entry.routes,
             stage,

@@ -166,6 +166,7 @@ mod tests {
             in_flight: InFlight { messages: 1, bytes: 1 },
             revoke_timeout: Duration::from_secs(1),
             on_out_of_range: OutOfRange::Stop,
+            consumer_timeout: Duration::MAX,
         };
         let mut settings = Settings {
             sources: IndexMap::from([("shop".to_owned(), source)]),

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 use serde::Deserialize;
-use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 pub use self::secured::{OauthTokenFile, TlsFile};
 pub use self::sink::{PropertiesFile, SinkFile};
@@ -22,6 +21,7 @@ use super::settings::{
 use super::units::{
     count, duration, listen_address, optional_count, optional_duration, optional_size, optional_start, size, texts,
 };
+pub use super::values::{RuleFile, SecretFile};
 
 /// The root of a file, beside its `[source.NAME]` and `[service.NAME]` tables.
 #[derive(Debug, Deserialize)]
@@ -78,6 +78,11 @@ pub struct SourceFile {
     /// `base64`, and optionally `topic`, `key`, `headers` and `timestamp`. Default `"value"`.
     #[serde(default, deserialize_with = "optional_choice")]
     pub format: Option<LineFormat>,
+    /// AMQP: the server's consumer timeout, after which it closes the channel of whoever keeps a message. A message whose
+    /// next attempt would begin after 5/6 of it goes back to a quorum queue, which counts that, and has used up its
+    /// attempts elsewhere. Default `"30m"`, as RabbitMQ's.
+    #[serde(default, deserialize_with = "optional_duration")]
+    pub consumer_timeout: Option<Duration>,
     /// How often finished offsets are committed; with AMQP those of streams. Default `"1s"`.
     #[serde(default, deserialize_with = "optional_duration")]
     pub commit_interval: Option<Duration>,
@@ -99,8 +104,8 @@ pub struct SourceFile {
 #[serde(deny_unknown_fields)]
 pub struct InFlightFile {
     /// Messages, at least 1. Default 50000. AMQP: the prefetch of a queue, at most 65535, default 1000. A server closes
-    /// the channel of whoever keeps a message for longer than its consumer timeout, usually 30 minutes: this many
-    /// messages must not take longer.
+    /// the channel of whoever keeps a message for longer than its `consumer_timeout`: this many messages must not take
+    /// longer.
     #[serde(default, deserialize_with = "optional_count")]
     pub messages: Option<u32>,
     /// Kafka and memory: bytes of their keys, values and headers. Default `"64MiB"`.
@@ -296,7 +301,8 @@ impl Default for BatchFile {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetryFile {
-    /// Attempts in all, the first included; at least 1. Default 5.
+    /// Attempts in all, the first included; at least 1. Default 5. What a quorum queue counted before is included, but
+    /// for one last attempt.
     #[serde(default = "retry_attempts", deserialize_with = "count")]
     pub attempts: u32,
     /// The wait before the second attempt; it doubles with each. Default `"200ms"`.
@@ -310,101 +316,6 @@ pub struct RetryFile {
 impl Default for RetryFile {
     fn default() -> Self {
         Self { attempts: retry_attempts(), backoff: retry_backoff(), max_backoff: None }
-    }
-}
-
-/// A value given openly, or where to find it: `{ env = "NAME" }` or `{ file = "path" }`. What is found elsewhere is
-/// never printed; a line break at the end of a file does not count.
-#[derive(Clone)]
-pub enum SecretFile {
-    Open(String),
-    Env(String),
-    File(PathBuf),
-}
-
-impl std::fmt::Debug for SecretFile {
-    /// Open values may be passwords all the same.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Open(_) => f.write_str("Open(***)"),
-            Self::Env(name) => f.debug_tuple("Env").field(name).finish(),
-            Self::File(path) => f.debug_tuple("File").field(path).finish(),
-        }
-    }
-}
-
-const SECRET_FORM: &str = "a string, a number, a boolean, { env = \"NAME\" } or { file = \"path\" }";
-
-impl<'de> Deserialize<'de> for SecretFile {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(SecretVisitor)
-    }
-}
-
-struct SecretVisitor;
-
-impl<'de> Visitor<'de> for SecretVisitor {
-    type Value = SecretFile;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(SECRET_FORM)
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<SecretFile, E> {
-        Ok(SecretFile::Open(text.to_owned()))
-    }
-
-    fn visit_bool<E: de::Error>(self, flag: bool) -> Result<SecretFile, E> {
-        Ok(SecretFile::Open(flag.to_string()))
-    }
-
-    fn visit_i64<E: de::Error>(self, number: i64) -> Result<SecretFile, E> {
-        Ok(SecretFile::Open(number.to_string()))
-    }
-
-    fn visit_u64<E: de::Error>(self, number: u64) -> Result<SecretFile, E> {
-        Ok(SecretFile::Open(number.to_string()))
-    }
-
-    fn visit_f64<E: de::Error>(self, number: f64) -> Result<SecretFile, E> {
-        Ok(SecretFile::Open(number.to_string()))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SecretFile, A::Error> {
-        // The text of neither key nor value is shown: a secret may have been put where its reference belongs.
-        let refused = || de::Error::custom(format!("found a table of another form; expected {SECRET_FORM}"));
-        let entry = map.next_entry::<String, serde_json::Value>()?;
-        let secret = match &entry {
-            Some((key, serde_json::Value::String(name))) if key == "env" => SecretFile::Env(name.clone()),
-            Some((key, serde_json::Value::String(path))) if key == "file" => SecretFile::File(path.into()),
-            _ => return Err(refused()),
-        };
-        if map.next_entry::<String, de::IgnoredAny>()?.is_some() {
-            return Err(refused());
-        }
-        Ok(secret)
-    }
-}
-
-/// A rule in any of its three forms.
-#[derive(Debug)]
-pub enum RuleFile {
-    Table(serde_json::Value),
-    Text(String),
-    File(PathBuf),
-}
-
-impl<'de> Deserialize<'de> for RuleFile {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use serde_json::Value;
-        match Value::deserialize(deserializer)? {
-            Value::String(text) => Ok(Self::Text(text)),
-            Value::Object(table) => match table.get("file") {
-                Some(Value::String(path)) if table.len() == 1 => Ok(Self::File(path.into())),
-                _ => Ok(Self::Table(Value::Object(table))),
-            },
-            _ => Err(de::Error::custom("expected a table, JSON text, or { file = \"path\" }")),
-        }
     }
 }
 
@@ -432,6 +343,11 @@ pub(super) fn prefetch() -> u32 {
 
 pub(super) fn in_flight_bytes() -> u64 {
     64 << 20
+}
+
+/// RabbitMQ's own.
+pub(super) fn consumer_timeout() -> Duration {
+    Duration::from_secs(30 * 60)
 }
 
 /// Far below librdkafka's session timeout of 45 s.

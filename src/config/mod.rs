@@ -50,6 +50,7 @@ mod suggest;
 mod tls;
 mod toml_layer;
 mod units;
+mod values;
 
 #[cfg(test)]
 mod tests;

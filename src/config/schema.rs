@@ -130,6 +130,7 @@ static SOURCE: Node = Node::Table(Table {
         ("input", Node::Text),
         ("output", Node::Text),
         ("format", Node::Text),
+        ("consumer_timeout", Node::Text),
         ("commit_interval", Node::Text),
         (
             "in_flight",

@@ -36,6 +36,16 @@ pub struct SourceSettings {
     pub revoke_timeout: Duration,
     /// What to do where the committed offset no longer exists.
     pub on_out_of_range: OutOfRange,
+    /// AMQP: after which the server closes the channel of whoever keeps a message.
+    pub consumer_timeout: Duration,
+}
+
+impl SourceSettings {
+    /// How long a message may be kept where the server takes it back after `consumer_timeout`: some is left for the
+    /// attempt that has begun by then.
+    pub fn keep_max(consumer_timeout: Duration) -> Duration {
+        consumer_timeout * 5 / 6
+    }
 }
 
 #[derive(Debug, Clone)]

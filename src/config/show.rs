@@ -74,6 +74,7 @@ fn show_source(page: &mut Page, source: &SourceSettings) {
                 page.set("tls", tls(&amqp.tls));
             }
             page.set("login", quoted(word(amqp.login)));
+            page.set("consumer_timeout", duration(source.consumer_timeout));
             page.set("commit_interval", duration(source.commit_interval));
             page.set("in_flight", format!("{{ messages = {} }}", source.in_flight.messages));
             return;

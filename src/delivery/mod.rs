@@ -11,5 +11,5 @@ mod ticket;
 mod tracker;
 
 pub use assignment::{Assignment, Phase};
-pub use ticket::{Delivery, Report, Reports, Settled, Settlement, Ticket};
+pub use ticket::{Delivery, Keep, Overdue, Report, Reports, Settled, Settlement, Ticket};
 pub use tracker::OffsetTracker;

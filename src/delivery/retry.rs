@@ -1,6 +1,8 @@
 //! When a failed delivery is tried again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use super::{Keep, Overdue};
 
 /// Exponential backoff with jitter, up to a number of attempts.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,6 +22,23 @@ pub enum Fate {
     Retry(Duration),
     /// The attempts are used up.
     Exhausted,
+    /// Try again once the source hands the message out anew: it cannot be kept until then.
+    Returned,
+    /// The attempts count as used up: the message cannot be kept until the next one.
+    Overdue,
+}
+
+impl Fate {
+    /// The fate of a message that can be kept for so long, at `now`: a retry that would begin later is none.
+    pub fn within(self, keep: Option<Keep>, now: Instant) -> Self {
+        match (self, keep) {
+            (Self::Retry(wait), Some(Keep { until, then })) if now + wait > until => match then {
+                Overdue::Return => Self::Returned,
+                Overdue::Exhaust => Self::Overdue,
+            },
+            (fate, _) => fate,
+        }
+    }
 }
 
 /// How an attempt ended.
@@ -70,6 +89,18 @@ mod tests {
     #[test]
     fn interruptions_are_free() {
         assert_eq!(fate_of(Attempt::Interrupted, 4, &POLICY, 0.5), Fate::Retry(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_retry_that_would_begin_too_late_is_none() {
+        let now = Instant::now();
+        let keep = |then| Some(Keep { until: now + Duration::from_secs(5), then });
+        let (early, late) = (Fate::Retry(Duration::from_secs(5)), Fate::Retry(Duration::from_secs(6)));
+        assert_eq!(early.within(keep(Overdue::Exhaust), now), early);
+        assert_eq!(late.within(None, now), late);
+        assert_eq!(late.within(keep(Overdue::Exhaust), now), Fate::Overdue);
+        assert_eq!(late.within(keep(Overdue::Return), now), Fate::Returned);
+        assert_eq!(Fate::Exhausted.within(keep(Overdue::Return), now), Fate::Exhausted);
     }
 
     #[test]

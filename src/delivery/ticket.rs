@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::Instant;
 
 use super::Assignment;
 use crate::event::Message;
@@ -24,6 +25,25 @@ pub enum Settled {
     Rejected,
     /// Let go unfinished: the message must be read again by whoever owns the partition next.
     Released,
+    /// Failed, and to be tried again when its queue, which counts this, hands it out anew.
+    Returned,
+}
+
+/// How long a source can keep a message that is not settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// No attempt may begin later.
+    pub until: Instant,
+    pub then: Overdue,
+}
+
+/// What becomes of a message whose next attempt would begin later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overdue {
+    /// It is [`Settled::Returned`].
+    Return,
+    /// Its attempts count as used up.
+    Exhaust,
 }
 
 /// One settled delivery, as reported to its subscription.
@@ -89,11 +109,23 @@ impl Reports {
 pub struct Ticket {
     open: Option<(Arc<Assignment>, Reports)>,
     offset: i64,
+    keep: Option<Keep>,
 }
 
 impl Ticket {
     pub fn new(assignment: Arc<Assignment>, offset: i64, reports: Reports) -> Self {
-        Self { open: Some((assignment, reports)), offset }
+        Self { open: Some((assignment, reports)), offset, keep: None }
+    }
+
+    /// Says how long the message can be kept.
+    pub fn keeping(mut self, keep: Keep) -> Self {
+        self.keep = Some(keep);
+        self
+    }
+
+    /// How long the message can be kept, where there is an end to it.
+    pub fn keep(&self) -> Option<Keep> {
+        self.keep
     }
 
     /// The partition's assignment that the delivery belongs to.

@@ -48,7 +48,8 @@ impl OffsetTracker {
             return None;
         }
         slot.open -= 1;
-        slot.released |= settled == Settled::Released;
+        // What an offset comes back by is reading it again.
+        slot.released |= matches!(settled, Settled::Released | Settled::Returned);
         // At once, so that nothing more is read behind a delivery that has to come again.
         self.released |= slot.released;
         if slot.open > 0 {

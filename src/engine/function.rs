@@ -203,8 +203,13 @@ impl FunctionEngine {
 
     fn take_in(&mut self, intake: Intake) {
         match intake {
-            Intake::Deliveries { trigger, deliveries } => {
+            Intake::Deliveries { trigger, mut deliveries } => {
                 let state = &mut self.triggers[trigger];
+                // Whatever was counted before, a message is tried once more.
+                let most = state.setup.retry.attempts.saturating_sub(1);
+                for delivery in &mut deliveries {
+                    delivery.failed_attempts = delivery.failed_attempts.min(most);
+                }
                 state.setup.metrics.matched.inc_by(deliveries.len() as u64);
                 state.lanes.push(deliveries);
             }

@@ -133,7 +133,10 @@ impl FunctionEngine {
         } else {
             Attempt::Interrupted
         };
-        let fate = fate_of(attempt, delivery.failed_attempts, &setup.retry, jitter);
+        let mut fate = fate_of(attempt, delivery.failed_attempts, &setup.retry, jitter);
+        if attempt == Attempt::Failed {
+            fate = fate.within(delivery.ticket.keep(), now);
+        }
         match fate {
             // Only a success is done.
             Fate::Done => {}
@@ -146,7 +149,17 @@ impl FunctionEngine {
                     in_hand.returned.push((place.event, delivery, now + wait));
                 }
             }
-            Fate::Exhausted => {
+            Fate::Returned => {
+                setup.metrics.retried.inc();
+                let failure = overdue(failure, "it goes back to its queue");
+                self.log_failure(trigger, &delivery, &failure, Some(Duration::ZERO));
+                delivery.ticket.settle(Settled::Returned, &mut self.settlement);
+            }
+            Fate::Exhausted | Fate::Overdue => {
+                let failure = match fate {
+                    Fate::Overdue => overdue(failure, "its attempts count as used up"),
+                    _ => failure,
+                };
                 self.log_failure(trigger, &delivery, &failure, None);
                 if let Some(stopped) = self.exhausted(trigger, delivery, &failure)
                     && let Some(in_hand) = self.in_hand(place.isolate, place.batch)
@@ -346,6 +359,13 @@ impl FunctionEngine {
     pub(super) fn in_hand(&mut self, isolate: u32, batch: u64) -> Option<&mut InHand> {
         self.isolates.all.get_mut(&isolate)?.batches.get_mut(&batch)
     }
+}
+
+/// The failure of a message that cannot be kept until its next attempt.
+fn overdue(mut failure: Failure, consequence: &str) -> Failure {
+    failure.message =
+        format!("{} (its source cannot keep the message until the next attempt: {consequence})", failure.message);
+    failure
 }
 
 #[cfg(test)]

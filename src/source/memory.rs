@@ -229,7 +229,7 @@ impl Feed {
         for report in reports {
             match self.tracker.settle(report.offset, report.settled) {
                 Some(Settled::Finished | Settled::Rejected) => self.count_settled(),
-                Some(Settled::Released) => self.ended.abandoned += 1,
+                Some(Settled::Released | Settled::Returned) => self.ended.abandoned += 1,
                 None => {}
             }
         }
@@ -355,6 +355,7 @@ mod tests {
             commit_interval: Duration::from_secs(1),
             revoke_timeout: Duration::from_secs(1),
             on_out_of_range: OutOfRange::Stop,
+            keep_max: Duration::MAX,
             triggers: Triggers::new("lines", vec![entry(), entry()]),
             routes: vec![Route::new(inbox.clone(), 0), Route::new(inbox, 1)],
             metrics: Metrics::default().subscription("lines", "g"),

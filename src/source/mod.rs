@@ -37,6 +37,8 @@ pub struct Subscription {
     pub commit_interval: Duration,
     pub revoke_timeout: Duration,
     pub on_out_of_range: OutOfRange,
+    /// AMQP: how long a message may be kept before its next attempt begins.
+    pub keep_max: Duration,
     /// The triggers, and the way to each by the same index.
     pub triggers: Triggers,
     pub routes: Vec<Route>,

@@ -150,3 +150,69 @@ fn of_two_workers_on_a_queue_with_a_single_active_consumer_one_reads_until_it_is
     let report = run.expect_none_lost(3_000);
     assert!(report.is_in_order(), "{report}");
 }
+
+/// A worker that can keep messages for a short while only; the project must outlive it.
+macro_rules! start_impatient {
+    ($run:expr, $code:expr, $lines:expr) => {{
+        let project = $run.project_with($code, "", $lines);
+        let text = std::fs::read_to_string(project.path().join("lagless.toml")).unwrap();
+        let source = "kind = \"amqp\"\nconsumer_timeout = \"1500ms\"";
+        let text = text.replace("kind = \"amqp\"", source).replace("backoff = \"5ms\"", "backoff = \"1s\"");
+        project.write("lagless.toml", &text);
+        let worker = $run.start(&project);
+        (project, worker)
+    }};
+}
+
+#[test]
+fn what_a_quorum_queue_has_counted_is_counted_on_and_leaves_one_attempt() {
+    let attempt_after = |returns: u32, attempts: u32| {
+        let run = Queues::with_input(&Rabbit::shared(), "counted", &[("x-queue-type", "quorum")]);
+        run.produce(0..1);
+        run.rabbit.hand_back(&run.input(), returns);
+        let project = run.project("echo.ts", "");
+        let set = format!("service.it.trigger.t.retry.attempts={attempts}");
+        let mut workers = [Worker::start(project.command(&["run", "--set", &set]), Stdio::null())];
+        run.rabbit.until_ready(&run.output(), 1);
+        run.until_complete(&mut workers);
+        let result: Value = serde_json::from_slice(&run.rabbit.take_all(&run.output())[0].data).unwrap();
+        result["attempt"].as_u64().unwrap()
+    };
+    assert_eq!(attempt_after(2, 20), 3);
+    assert_eq!(attempt_after(5, 2), 2);
+}
+
+#[test]
+fn what_cannot_be_kept_until_its_next_attempt_goes_back_to_a_quorum_queue() {
+    let run = Queues::with_input(&Rabbit::shared(), "returned", &[("x-queue-type", "quorum")]);
+    run.produce(0..1);
+    let code = "export default (event) => {
+        if ((event.headers['x-delivery-count'] ?? 0) < 2) throw new Error('not yet');
+        return event.headers;
+    }";
+    let (_project, mut worker) =
+        start_impatient!(run, code, "declare = \"create\"\nqueue_type = \"quorum\"\norder = \"none\"");
+    worker.until_logged("it goes back to its queue");
+    run.rabbit.until_ready(&run.output(), 1);
+    let headers: Value = serde_json::from_slice(&run.rabbit.take_all(&run.output())[0].data).unwrap();
+    assert_eq!(headers["x-delivery-count"], 2);
+    run.until_complete(&mut [worker]);
+}
+
+#[test]
+fn what_cannot_be_kept_until_its_next_attempt_is_a_dead_letter_of_a_classic_queue() {
+    let run = Queues::on(&Rabbit::shared(), "overdue");
+    run.produce(0..1);
+    let dead = format!("on_failure = {{ amqp = \"rabbit\", routing_key = \"{}\" }}", run.output());
+    let (_project, worker) = start_impatient!(run, "export default () => { throw new Error('never'); }", &dead);
+    run.rabbit.until_ready(&run.output(), 1);
+    let letter = run.rabbit.take_all(&run.output()).remove(0);
+    let headers = letter.properties.headers().clone().unwrap();
+    let text = |name: &str| match headers.inner().get(name) {
+        Some(AMQPValue::LongString(text)) => text.to_string(),
+        other => panic!("{name}: {other:?}"),
+    };
+    assert!(text("lagless-error").contains("never (its source cannot keep"), "{}", text("lagless-error"));
+    assert!(text("lagless-attempts").parse::<u32>().unwrap() < 5, "{}", text("lagless-attempts"));
+    run.until_complete(&mut [worker]);
+}

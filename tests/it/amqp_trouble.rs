@@ -94,7 +94,7 @@ fn keys_of_the_other_broker_and_a_rule_without_its_policy_are_refused() {
     check(project("kind = \"amqp\"\nurl = \"amqps://me:hush@a\"", "queue = \"q\""), &["TLS is not supported yet"]);
     let many = format!("{rabbit}\nin_flight = {{ messages = 65536 }}");
     check(project(&many, "queue = \"q\""), &["in_flight.messages", "65535"]);
-    check(project(rabbit, "queue = \"q\"\nretry = { backoff = \"1h\" }"), &["trigger.t.retry", "10 minutes"]);
+    check(project(rabbit, "queue = \"q\"\nretry = { backoff = \"1h\" }"), &["trigger.t.retry", "wait 25m at most"]);
     let ended = project(rabbit, "queue = \"q\"").lagless(&["check"]);
     ended.expect_code(0);
     assert!(!ended.stdout.contains("hush") && ended.stdout.contains("queue = \"q\""), "{}", ended.stdout);

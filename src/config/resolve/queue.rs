@@ -1,22 +1,18 @@
 //! What a trigger says of an AMQP queue, and what the triggers of one queue must agree on.
 
-use std::time::Duration;
-
 use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
 use super::Resolver;
 use super::trigger::{Reads, Within};
-use crate::config::file::{BindFile, TriggerFile};
+use crate::config::file::{BindFile, TriggerFile, consumer_timeout};
 use crate::config::place::KeyPath;
 use crate::config::settings::{
-    Binding, Declare, OnExhausted, QueueSettings, QueueType, ServiceSettings, TriggerSettings,
+    Binding, Declare, OnExhausted, QueueSettings, QueueType, ServiceSettings, SourceSettings, TriggerSettings,
 };
 
 /// Exchanges, queues and routing keys.
 const AMQP_NAME_MAX: usize = 255;
-/// Far below the 30 minutes after which a server takes back a message that was not acknowledged.
-const AMQP_BACKOFF_MAX: Duration = Duration::from_secs(600);
 
 /// What was said of the queues and exchanges so far, by source and name.
 #[derive(Default)]
@@ -43,11 +39,7 @@ impl Resolver<'_> {
         } else {
             self.check_no_stream(file, path);
         }
-        let longest = file.retry.max_backoff.unwrap_or(file.retry.backoff);
-        if longest > AMQP_BACKOFF_MAX {
-            let problem = "is too long: the server takes a message back that is kept for long";
-            self.conflict(&path.then("retry"), problem, "wait 10 minutes at most");
-        }
+        self.check_backoff(file, path);
         let queue = QueueSettings {
             bind: file.bind.iter().map(|bind| self.binding(bind, &path.then("bind"))).collect(),
             declare: file.declare,
@@ -65,6 +57,17 @@ impl Resolver<'_> {
             None => name.clone(),
         };
         Some(Reads { topics: vec![name.clone()], group, queue: Some(queue) })
+    }
+
+    /// The server takes back what is kept for long.
+    fn check_backoff(&mut self, file: &TriggerFile, path: &KeyPath) {
+        let timeout = self.form.sources.get(&file.source).and_then(|source| source.consumer_timeout);
+        let most = SourceSettings::keep_max(timeout.unwrap_or_else(consumer_timeout));
+        if file.retry.max_backoff.unwrap_or(file.retry.backoff) > most {
+            let problem = "is longer than a message can be kept: the server takes it back after `consumer_timeout`";
+            let most = humantime::format_duration(most);
+            self.conflict(&path.then("retry"), problem, format!("wait {most} at most"));
+        }
     }
 
     /// Nothing is taken off a stream.

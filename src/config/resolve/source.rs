@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::Resolver;
 use crate::config::file::{
-    Kind, SourceFile, commit_interval, in_flight_bytes, in_flight_messages, prefetch, revoke_timeout,
+    Kind, SourceFile, commit_interval, consumer_timeout, in_flight_bytes, in_flight_messages, prefetch, revoke_timeout,
 };
 use crate::config::place::KeyPath;
 use crate::config::settings::{InFlight, LineFormat, MemorySettings, OutOfRange, SourceKind, SourceSettings};
@@ -16,6 +16,9 @@ impl Resolver<'_> {
     pub(super) fn source(&mut self, file: &SourceFile, path: &KeyPath) -> Option<SourceSettings> {
         if let Some(interval) = file.commit_interval {
             self.check_positive(interval, &path.then("commit_interval"));
+        }
+        if let Some(timeout) = file.consumer_timeout {
+            self.check_positive(timeout, &path.then("consumer_timeout"));
         }
         let in_flight = self.in_flight(file, &path.then("in_flight"));
         let kind = match file.kind {
@@ -29,6 +32,7 @@ impl Resolver<'_> {
             in_flight,
             revoke_timeout: file.revoke_timeout.unwrap_or_else(revoke_timeout),
             on_out_of_range: file.on_out_of_range.unwrap_or(OutOfRange::Stop),
+            consumer_timeout: file.consumer_timeout.unwrap_or_else(consumer_timeout),
         })
     }
 
@@ -97,11 +101,12 @@ pub(super) fn kafka_keys(file: &SourceFile) -> [(&'static str, bool); 6] {
     ]
 }
 
-pub(super) fn amqp_keys(file: &SourceFile) -> [(&'static str, bool); 4] {
+pub(super) fn amqp_keys(file: &SourceFile) -> [(&'static str, bool); 5] {
     [
         ("url", file.url.is_some()),
         ("urls", !file.urls.is_empty()),
         ("tls", file.tls.is_some()),
         ("login", file.login.is_some()),
+        ("consumer_timeout", file.consumer_timeout.is_some()),
     ]
 }

@@ -19,6 +19,24 @@ pub(super) fn stream_offset(delivery: &Delivery) -> Option<i64> {
     }
 }
 
+/// How often a quorum queue has handed the message out before, which stands for failed attempts: a message that ends
+/// workers must come to its end too. Servers that tell returns from failures (they send `x-acquired-count` besides) count
+/// only failures here.
+pub(super) fn delivery_count(delivery: &Delivery) -> u32 {
+    let headers = delivery.properties.headers().as_ref();
+    let count = match headers.and_then(|headers| headers.inner().get("x-delivery-count")) {
+        Some(AMQPValue::LongLongInt(count)) => *count,
+        Some(AMQPValue::LongInt(count)) => i64::from(*count),
+        Some(AMQPValue::ShortInt(count)) => i64::from(*count),
+        Some(AMQPValue::ShortShortInt(count)) => i64::from(*count),
+        Some(AMQPValue::LongUInt(count)) => i64::from(*count),
+        Some(AMQPValue::ShortUInt(count)) => i64::from(*count),
+        Some(AMQPValue::ShortShortUInt(count)) => i64::from(*count),
+        _ => 0,
+    };
+    u32::try_from(count.max(0)).unwrap_or(u32::MAX)
+}
+
 /// A message's properties, and its headers as bytes.
 pub(super) struct Lent<'d> {
     delivery: &'d Delivery,

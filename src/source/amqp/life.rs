@@ -16,7 +16,7 @@ use super::position::Position;
 use super::stream::{self, From, Reading};
 use super::tags::{Answer, Tags};
 use super::turns::Leaving;
-use crate::config::QueueSettings;
+use crate::config::{QueueSettings, QueueType};
 use crate::delivery::{Assignment, Delivery};
 use crate::source::Subscription;
 
@@ -42,6 +42,8 @@ pub(super) struct Life {
     pub(super) ready: u32,
     pub(super) assignment: Arc<Assignment>,
     pub(super) in_hand: InHand,
+    /// Whether the queue is known to count what is returned to it.
+    pub(super) counts: bool,
     pub(super) leaving: Option<Leaving>,
     /// Deliveries of this turn, per route.
     pub(super) outbox: Vec<Vec<Delivery>>,
@@ -65,7 +67,7 @@ impl Life {
         let mut arguments = declare::consumer_arguments(queue);
         let in_hand = match &queue.reader {
             Some(group) => {
-                let position = Position::open(servers, name, group).await?;
+                let position = Position::open(servers, name, group, subscription.keep_max).await?;
                 let from = match position.kept() {
                     Some(kept) => From::Kept(kept),
                     None => From::of(subscription.start, &connection, name).await.map_err(refused)?,
@@ -95,6 +97,7 @@ impl Life {
             ready,
             assignment: Assignment::new(epoch, name.into(), 0),
             in_hand,
+            counts: queue.queue_type == Some(QueueType::Quorum),
             leaving: None,
             outbox: subscription.routes.iter().map(|_| Vec::new()).collect(),
             matched: Vec::new(),
@@ -124,6 +127,7 @@ impl Life {
         match answer {
             Answer::AckUpTo(tag) => self.channel.basic_ack(tag, BasicAckOptions { multiple: true }).await,
             Answer::Ack(tag) => self.channel.basic_ack(tag, BasicAckOptions::default()).await,
+            Answer::Return(tag) => self.channel.basic_reject(tag, BasicRejectOptions { requeue: true }).await,
             Answer::Reject(tag) => self.channel.basic_reject(tag, BasicRejectOptions { requeue: false }).await,
             Answer::Requeue(tag) => {
                 self.channel.basic_nack(tag, BasicNackOptions { requeue: true, multiple: false }).await

@@ -29,8 +29,6 @@ use crate::config::QueueSettings;
 const STANDING_BY: Duration = Duration::from_secs(2);
 /// How long a last note may take.
 const LAST_NOTE: Duration = Duration::from_secs(2);
-/// A note is written anew after this long at the latest: servers take back what a consumer holds for 30 minutes.
-const REFRESH: Duration = Duration::from_secs(300);
 
 /// What stands in the queue.
 #[derive(Debug, Serialize, Deserialize)]
@@ -58,6 +56,8 @@ pub(super) struct Position {
     /// The note on its way, with its position.
     writing: Option<(Option<i64>, Writing)>,
     wrote_at: Instant,
+    /// A note is written anew after this long at the latest: servers take back what a consumer holds for long.
+    refresh: Duration,
     /// The tag of the last note that came and is not settled; 0 where there is none.
     open: u64,
 }
@@ -69,11 +69,17 @@ impl std::fmt::Debug for Position {
 }
 
 impl Position {
-    /// Waits until the right to read `stream` for `group` is ours, and learns the position.
+    /// Waits until the right to read `stream` for `group` is ours, and learns the position. A note may be held for
+    /// `keep_max`.
     ///
     /// # Errors
     /// What has gone wrong, in words.
-    pub(super) async fn open(servers: &mut Servers, stream: &str, group: &str) -> Result<Self, String> {
+    pub(super) async fn open(
+        servers: &mut Servers,
+        stream: &str,
+        group: &str,
+        keep_max: Duration,
+    ) -> Result<Self, String> {
         let queue = QueueSettings::position_queue(group, stream);
         let connection = connect(servers).await?;
         let setup = async {
@@ -100,6 +106,7 @@ impl Position {
             kept: None,
             writing: None,
             wrote_at: Instant::now(),
+            refresh: keep_max / 5,
             open: 0,
         };
         position.take_over(stream, group).await?;
@@ -156,7 +163,7 @@ impl Position {
             written?;
             self.kept = self.writing.take().and_then(|(next, _)| next).or(self.kept);
         }
-        if next.is_some_and(|next| self.kept != Some(next)) || self.wrote_at.elapsed() >= REFRESH {
+        if next.is_some_and(|next| self.kept != Some(next)) || self.wrote_at.elapsed() >= self.refresh {
             let next = next.or(self.kept);
             let mut writing = self.writing_of(next);
             // A first push, so that it is on its way.

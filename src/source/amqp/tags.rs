@@ -18,6 +18,8 @@ pub(super) enum Answer {
     Reject(u64),
     /// Not begun: the queue has it back.
     Requeue(u64),
+    /// Failed: the queue has it back, and counts it.
+    Return(u64),
     /// This tag, and all unanswered ones below it.
     AckUpTo(u64),
     Ack(u64),
@@ -80,6 +82,7 @@ impl Tags {
         slot.open -= 1;
         // Let go by one, it must be seen again by all; refused by one, it must not be lost.
         slot.settled = match (slot.settled, settled) {
+            (Settled::Returned, _) | (_, Settled::Returned) => Settled::Returned,
             (Settled::Released, _) | (_, Settled::Released) => Settled::Released,
             (Settled::Rejected, _) | (_, Settled::Rejected) => Settled::Rejected,
             (Settled::Finished, Settled::Finished) => Settled::Finished,
@@ -104,6 +107,7 @@ impl Tags {
             }
             Settled::Rejected => Answer::Reject(tag),
             Settled::Released => Answer::Requeue(tag),
+            Settled::Returned => Answer::Return(tag),
         };
         slot.answered = true;
         self.refused.push(refusal);
@@ -212,14 +216,18 @@ mod tests {
         tags.settle(2, Settled::Released);
         tags.settle(2, Settled::Rejected);
         tags.read(3, 0, 1, Settled::Rejected);
-        assert_eq!(tags.answers(now), [Answer::Reject(1), Answer::Requeue(2), Answer::Reject(3)]);
+        tags.read(4, 2, 1, Settled::Finished);
+        tags.settle(4, Settled::Returned);
+        tags.settle(4, Settled::Rejected);
+        let expected = [Answer::Reject(1), Answer::Requeue(2), Answer::Reject(3), Answer::Return(4)];
+        assert_eq!(tags.answers(now), expected);
     }
 
     proptest! {
         /// A server that holds us to the protocol.
         #[test]
         fn every_tag_is_answered_once_and_never_while_it_is_open(
-            steps in prop::collection::vec((0u8..5, any::<prop::sample::Index>(), 0u32..3), 0..200),
+            steps in prop::collection::vec((0u8..5, any::<prop::sample::Index>(), 0u32..4), 0..200),
         ) {
             let mut tags = Tags::default();
             let (mut open, mut unanswered) = (BTreeMap::<u64, u32>::new(), BTreeMap::<u64, ()>::new());
@@ -237,7 +245,7 @@ mod tests {
                     2 | 3 if !open.is_empty() => {
                         let known: Vec<u64> = open.keys().copied().collect();
                         let tag = *pick.get(&known);
-                        let how = [Settled::Finished, Settled::Rejected, Settled::Released][deliveries as usize];
+                        let how = [Settled::Finished, Settled::Rejected, Settled::Released, Settled::Returned][deliveries as usize];
                         tags.settle(tag, how);
                         let left = open.get_mut(&tag).unwrap();
                         *left -= 1;
@@ -250,7 +258,7 @@ mod tests {
                         for answer in tags.answers(now) {
                             let (tag, many) = match answer {
                                 Answer::AckUpTo(tag) => (tag, true),
-                                Answer::Ack(tag) | Answer::Reject(tag) | Answer::Requeue(tag) => (tag, false),
+                                Answer::Ack(tag) | Answer::Reject(tag) | Answer::Requeue(tag) | Answer::Return(tag) => (tag, false),
                             };
                             prop_assert!(unanswered.contains_key(&tag), "{answer:?}");
                             let covered: Vec<u64> =
@@ -271,7 +279,7 @@ mod tests {
             for answer in tags.answers(now) {
                 match answer {
                     Answer::AckUpTo(tag) => unanswered = unanswered.split_off(&(tag + 1)),
-                    Answer::Ack(tag) | Answer::Reject(tag) | Answer::Requeue(tag) => _ = unanswered.remove(&tag),
+                    Answer::Ack(tag) | Answer::Reject(tag) | Answer::Requeue(tag) | Answer::Return(tag) => _ = unanswered.remove(&tag),
                 }
             }
             prop_assert!(unanswered.is_empty(), "{unanswered:?}");

@@ -7,13 +7,13 @@ use lapin::message::Delivery as Received;
 
 use super::Supervisor;
 use super::in_hand::InHand;
-use super::lend::{Lent, stream_offset};
+use super::lend::{Lent, delivery_count, stream_offset};
 use super::life::Life;
 use super::link::explain;
 use super::stream::Found;
 use super::tags::GAP_PATIENCE;
 use crate::config::OnNoMatch;
-use crate::delivery::{Delivery, Phase, Settled, Ticket};
+use crate::delivery::{Delivery, Keep, Overdue, Phase, Settled, Ticket};
 use crate::event::Message;
 use crate::source::{Route, Stage};
 
@@ -157,12 +157,16 @@ impl Supervisor {
             let scanned = self.subscription.triggers.matching(&seen, &mut life.matched);
             metrics.scanned.inc_by(scanned as u64);
         }
+        let failed_attempts = delivery_count(message);
+        life.counts |= failed_attempts > 0;
+        let then = if life.counts { Overdue::Return } else { Overdue::Exhaust };
+        let keep = Keep { until: Instant::now() + self.subscription.keep_max, then };
         let mut held = 0;
         for &trigger in &life.matched {
             let message = Message::copy_of(&seen, life.assignment.topic.clone());
             held += message.size();
-            let ticket = Ticket::new(life.assignment.clone(), seen.offset, self.reports.clone());
-            life.outbox[trigger as usize].push(Delivery { message, failed_attempts: 0, ticket });
+            let ticket = Ticket::new(life.assignment.clone(), seen.offset, self.reports.clone()).keeping(keep);
+            life.outbox[trigger as usize].push(Delivery { message, failed_attempts, ticket });
         }
         let (tag, deliveries) = (message.delivery_tag, life.matched.len() as u32);
         let otherwise = match (&mut life.in_hand, self.queue.on_no_match) {
@@ -253,7 +257,7 @@ impl Supervisor {
                         self.ended.settled += 1;
                         self.subscription.metrics.settled.inc();
                     }
-                    Some(Settled::Released) => self.ended.released += 1,
+                    Some(Settled::Released | Settled::Returned) => self.ended.released += 1,
                     None => {}
                 }
             }

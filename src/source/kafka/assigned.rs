@@ -160,7 +160,7 @@ impl Assigned {
                     self.settled += 1;
                     self.subscription.metrics.settled.inc();
                 }
-                Some(Settled::Released) => partition.released += 1,
+                Some(Settled::Released | Settled::Returned) => partition.released += 1,
                 None => {}
             }
         }

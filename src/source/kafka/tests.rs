@@ -78,6 +78,7 @@ impl Shop {
             commit_interval: Duration::from_millis(50),
             revoke_timeout: Duration::from_secs(5),
             on_out_of_range: OutOfRange::Stop,
+            keep_max: Duration::MAX,
             triggers: triggers(),
             routes: vec![Route::new(inbox, 7)],
             metrics: metrics.clone(),

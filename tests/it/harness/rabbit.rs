@@ -7,8 +7,9 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-    ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions, BasicRejectOptions,
+    ConfirmSelectOptions, ExchangeDeclareOptions, ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
@@ -145,6 +146,24 @@ impl Rabbit {
         eventually(&format!("{count} messages in {queue}"), SOON, || match self.ready(queue) {
             Some(ready) if ready >= count => Ok(()),
             ready => Err(format!("{ready:?}")),
+        });
+    }
+
+    /// Takes the first message of a queue and refuses it, so that it goes back, several times over.
+    pub fn hand_back(&self, queue: &str, times: u32) {
+        let Link { runtime, channel, .. } = &self.link();
+        runtime.block_on(async {
+            for _ in 0..times {
+                // What has been refused is not back at once.
+                let message = loop {
+                    let got = channel.basic_get(queue.into(), BasicGetOptions::default()).await.unwrap();
+                    if let Some(message) = got {
+                        break message;
+                    }
+                };
+                message.reject(BasicRejectOptions { requeue: true }).await.unwrap();
+            }
+            channel.close(200, "done".into()).await.unwrap();
         });
     }
 
