@@ -91,7 +91,7 @@ fn keys_of_the_other_broker_and_a_rule_without_its_policy_are_refused() {
     check(project(kafka, "topics = [\"t\"]\non_exhausted = \"reject\""), &["trigger.t.on_exhausted"]);
     check(project(&format!("{rabbit}\nbrokers = [\"a:1\"]"), "queue = \"q\""), &["source.s.brokers"]);
     check(project(&format!("{kafka}\nurl = \"amqp://a\""), "topics = [\"t\"]"), &["source.s.url"]);
-    check(project("kind = \"amqp\"\nurl = \"amqps://me:hush@a\"", "queue = \"q\""), &["TLS is not supported yet"]);
+    check(project("kind = \"amqp\"\nurl = \"http://me:hush@a\"", "queue = \"q\""), &["source.s.url", "amqps://"]);
     let many = format!("{rabbit}\nin_flight = {{ messages = 65536 }}");
     check(project(&many, "queue = \"q\""), &["in_flight.messages", "65535"]);
     check(project(rabbit, "queue = \"q\"\nretry = { backoff = \"1h\" }"), &["trigger.t.retry", "wait 25m at most"]);

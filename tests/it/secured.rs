@@ -133,6 +133,19 @@ fn kafka_with_tokens_from_a_command_that_follow_each_other() {
 }
 
 #[test]
+fn check_connects_by_a_token() {
+    let Some(kafka) = SecuredKafka::find() else { return };
+    let client = kafka.client(&[("security.protocol", "SASL_SSL")]);
+    let source = format!("{client}\noauth_token = {{ file = \"token\" }}");
+    let project = kafka_project(&kafka, "check-token", &kafka.sasl_ssl, &source);
+    let refused = project.lagless(&["check", "--connect"]);
+    assert!(refused.expect_code(1).stdout.contains("token cannot be read"), "{}", refused.stdout);
+    project.write("token", &kafka.certificates.token(Ok(HOUR)));
+    let taken = project.lagless(&["check", "--connect"]);
+    assert!(taken.expect_code(0).stdout.contains("SASL_SSL, OAUTHBEARER"), "{}", taken.stdout);
+}
+
+#[test]
 fn a_token_that_is_not_taken_is_told_and_never_shown() {
     let Some(kafka) = SecuredKafka::find() else { return };
     let client = kafka.client(&[("security.protocol", "SASL_SSL")]);
@@ -221,6 +234,17 @@ fn rabbitmq_with_certificates_on_both_sides_and_no_password() {
     let Some(rabbit) = SecuredRabbit::find() else { return };
     let source = format!("{}\nlogin = \"external\"", rabbit.tls(Some("client")));
     check_rabbit_passes(&rabbit, "external", "127.0.0.1", &source);
+}
+
+#[test]
+fn check_connects_by_a_certificate() {
+    let Some(rabbit) = SecuredRabbit::find() else { return };
+    for (client, code, words) in [("client", 0, "by the client's certificate"), ("stranger", 1, "`tls.certificate`")] {
+        let source = format!("{}\nlogin = \"external\"", rabbit.tls(Some(client)));
+        let project = rabbit.project(&Queues::on(&rabbit.plain, "check"), "127.0.0.1", &source);
+        let checked = project.lagless(&["check", "--connect"]);
+        assert!(checked.expect_code(code).stdout.contains(words), "{}", checked.stdout);
+    }
 }
 
 #[test]
