@@ -117,7 +117,7 @@ impl Rabbit {
         &self,
         exchange: &str,
         routing_key: &str,
-        messages: impl Iterator<Item = (String, BasicProperties)>,
+        messages: impl Iterator<Item = (impl AsRef<[u8]>, BasicProperties)>,
     ) {
         let Link { runtime, channel, .. } = &self.link();
         runtime.block_on(async {
@@ -125,7 +125,7 @@ impl Rabbit {
             for (body, properties) in messages {
                 let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
                 let (exchange, key) = (exchange.into(), routing_key.into());
-                let confirm = channel.basic_publish(exchange, key, options, body.as_bytes(), properties).await.unwrap();
+                let confirm = channel.basic_publish(exchange, key, options, body.as_ref(), properties).await.unwrap();
                 drop(confirm);
             }
             assert_eq!(channel.wait_for_confirms().await.unwrap(), [], "unroutable");
