@@ -67,6 +67,14 @@ impl Lanes {
         }
     }
 
+    /// Whether the next batch is a suspect, which goes alone and wants an isolate to itself.
+    pub fn is_suspect_next(&mut self, now: Instant) -> bool {
+        match &mut self.kind {
+            Kind::Ordered(lanes) => lanes.is_suspect_next(now),
+            Kind::Unordered(lane) => lane.is_suspect_next(now),
+        }
+    }
+
     /// Hands out the next batch, if one is ready at `now`.
     pub fn take(&mut self, now: Instant) -> Option<Batch> {
         match &mut self.kind {
@@ -190,7 +198,8 @@ impl Ordered {
         }
     }
 
-    fn take(&mut self, now: Instant, batch_max: usize) -> Option<Batch> {
+    /// Lanes whose backoff has ended are ready.
+    fn wake(&mut self, now: Instant) {
         while let Some(Reverse((_, id))) = self.due.peek().filter(|Reverse((at, _))| *at <= now).copied() {
             self.due.pop();
             if let Some(lane) = self.lanes.get_mut(&id).filter(|lane| lane.state == LaneState::Waiting) {
@@ -198,6 +207,19 @@ impl Ordered {
                 self.ready.push_back(id);
             }
         }
+    }
+
+    fn is_suspect_next(&mut self, now: Instant) -> bool {
+        self.wake(now);
+        let next = self.ready.iter().find_map(|id| {
+            let lane = self.lanes.get(id).filter(|lane| lane.state == LaneState::Ready)?;
+            lane.queue.front().filter(|delivery| is_active(delivery))
+        });
+        next.is_some_and(|delivery| delivery.is_suspect)
+    }
+
+    fn take(&mut self, now: Instant, batch_max: usize) -> Option<Batch> {
+        self.wake(now);
         loop {
             let id = self.ready.pop_front()?;
             let Some(lane) = self.lanes.get_mut(&id).filter(|lane| lane.state == LaneState::Ready) else { continue };
@@ -302,12 +324,22 @@ impl Ord for Later {
 }
 
 impl Unordered {
-    fn take(&mut self, now: Instant, batch_max: usize) -> Option<Batch> {
+    /// What has waited for long enough comes first.
+    fn wake(&mut self, now: Instant) {
         while self.due.peek().is_some_and(|Reverse(later)| later.at <= now) {
             if let Some(Reverse(later)) = self.due.pop() {
                 self.queue.push_front(later.delivery);
             }
         }
+    }
+
+    fn is_suspect_next(&mut self, now: Instant) -> bool {
+        self.wake(now);
+        self.queue.front().is_some_and(|delivery| delivery.is_suspect)
+    }
+
+    fn take(&mut self, now: Instant, batch_max: usize) -> Option<Batch> {
+        self.wake(now);
         if self.queue.is_empty() {
             return None;
         }
@@ -329,12 +361,13 @@ impl Unordered {
     }
 }
 
-/// How many deliveries of a queue make a batch: at least one, if there is one.
+/// How many deliveries of a queue make a batch: at least one, if there is one. A suspect is a batch of its own.
 fn batch_length(queue: &VecDeque<Delivery>, batch_max: usize) -> usize {
     let mut bytes = 0;
+    let batch_max = if queue.front().is_some_and(|delivery| delivery.is_suspect) { 1 } else { batch_max };
     let fits = |(index, delivery): &(usize, &Delivery)| {
         bytes += delivery.message.size();
-        *index == 0 || bytes <= BATCH_BYTES
+        *index == 0 || (bytes <= BATCH_BYTES && !delivery.is_suspect)
     };
     queue.iter().take(batch_max).enumerate().take_while(fits).count()
 }

@@ -13,6 +13,8 @@ pub struct Delivery {
     pub message: Message,
     /// Attempts made before the one to come.
     pub failed_attempts: u32,
+    /// It was in hand with others when their isolate was lost, and one of them is to blame: it is tried alone.
+    pub is_suspect: bool,
     pub ticket: Ticket,
 }
 

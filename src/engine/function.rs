@@ -269,7 +269,8 @@ impl FunctionEngine {
         tracing::debug!(function = self.setup.name, isolate, from_spare, ?took, "isolate opened");
     }
 
-    /// An isolate is gone. Whoever is at fault has failed; all others in hand are retried without blame.
+    /// An isolate is gone. Whoever is at fault has failed; all others in hand are retried without blame. Where it is not
+    /// known which of several it was, none has failed: each is tried alone, in an isolate to itself, until one is seen.
     fn closed(&mut self, isolate: u32, failure: &Failure, fault: &Fault, now: Instant) {
         let Some(held) = self.isolates.all.get(&isolate) else { return };
         if let Phase::Opening { .. } = held.phase {
@@ -288,7 +289,8 @@ impl FunctionEngine {
         if held.phase != Phase::Closing {
             self.setup.metrics.isolates_lost.inc();
         }
-        let culprits = held.culprits(fault, self.isolates.concurrency());
+        let culprits = held.culprits(fault);
+        let is_certain = culprits.len() == 1;
         let in_hand: Vec<(u64, Vec<usize>)> =
             held.batches.iter().map(|(id, batch)| (*id, batch.open().map(|(index, _)| index).collect())).collect();
         let bystander = Failure::new(FailureClass::Interrupted, "Interrupted", failure.message.clone());
@@ -297,7 +299,9 @@ impl FunctionEngine {
                 let Some(in_hand) = self.in_hand(isolate, batch) else { continue };
                 let is_behind = in_hand.ordered && nth > 0;
                 let Some(mut delivery) = in_hand.take(event) else { continue };
-                let mut blamed = culprits.contains(&(batch, event));
+                let is_culprit = culprits.contains(&(batch, event));
+                let mut blamed = is_culprit && (is_certain || delivery.is_suspect);
+                delivery.is_suspect |= is_culprit && !is_certain;
                 if blamed && is_behind {
                     // Nothing is known of those before it, so it must not come to its end before they do: it goes back
                     // behind them, to be tried alone.
@@ -338,15 +342,33 @@ impl FunctionEngine {
         }
     }
 
-    /// Hands ready batches to isolates with room, turn and turn about between the triggers.
+    /// Hands suspects to isolates that have nothing in hand; whether one still waits for such an isolate.
+    fn dispatch_suspects(&mut self, now: Instant) -> bool {
+        for trigger in 0..self.triggers.len() {
+            while self.triggers[trigger].lanes.is_suspect_next(now) {
+                let Some((isolate, _)) = self.isolates.idle() else { return true };
+                if !self.invoke(isolate, trigger, now) {
+                    break;
+                }
+            }
+        }
+        false
+    }
+
+    /// Hands ready batches to isolates with room, turn and turn about between the triggers. While a suspect waits, nothing
+    /// else is handed out, so that an isolate becomes free.
     fn dispatch(&mut self, now: Instant) {
+        if self.dispatch_suspects(now) {
+            return;
+        }
         let count = self.triggers.len();
         let mut without_work = 0;
         while without_work < count {
             let Some(isolate) = self.isolates.with_room() else { return };
             let trigger = self.first_trigger % count;
             self.first_trigger = (trigger + 1) % count;
-            if self.invoke(isolate, trigger, now) {
+            let is_suspect_next = self.triggers[trigger].lanes.is_suspect_next(now);
+            if !is_suspect_next && self.invoke(isolate, trigger, now) {
                 without_work = 0;
             } else {
                 without_work += 1;

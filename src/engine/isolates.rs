@@ -13,6 +13,8 @@ pub struct InHand {
     pub trigger: usize,
     pub lane: LaneId,
     pub ordered: bool,
+    /// A suspect, which is alone in its isolate.
+    is_suspect: bool,
     /// By index in the batch; `None` once its outcome is known.
     deliveries: Vec<Option<Delivery>>,
     open: usize,
@@ -27,11 +29,13 @@ pub struct InHand {
 impl InHand {
     pub fn new(trigger: usize, ordered: bool, batch: Batch) -> Self {
         let open = batch.deliveries.len();
+        let is_suspect = batch.deliveries.first().is_some_and(|delivery| delivery.is_suspect);
         let deliveries = batch.deliveries.into_iter().map(Some).collect();
         Self {
             trigger,
             lane: batch.lane,
             ordered,
+            is_suspect,
             deliveries,
             open,
             has_failed: false,
@@ -61,20 +65,20 @@ impl InHand {
         self.deliveries.iter().enumerate().filter_map(|(index, delivery)| Some((index, delivery.as_ref()?)))
     }
 
-    /// Events that may have been running: the first open one of an ordered batch, unless it ended with a failure, else
-    /// as many as may run at once.
-    fn suspects(&self, concurrency: usize) -> impl Iterator<Item = usize> {
-        let count = match self.ordered {
-            true if self.has_failed => 0,
-            true => 1,
-            false => concurrency,
-        };
-        self.open().map(|(index, _)| index).take(count)
+    /// Events that may have been running: those whose outcome is not known. Of an ordered batch in which one has failed
+    /// nothing more is started.
+    fn suspects(&self) -> impl Iterator<Item = usize> {
+        let is_over = self.ordered && self.has_failed;
+        self.open().map(|(index, _)| index).filter(move |_| !is_over)
     }
 
     /// How much of an isolate's concurrency the batch takes up.
     fn slots(&self, concurrency: usize) -> usize {
-        if self.ordered { 1 } else { self.open.min(concurrency) }
+        match self.ordered {
+            _ if self.is_suspect => concurrency,
+            true => 1,
+            false => self.open.min(concurrency),
+        }
     }
 }
 
@@ -97,8 +101,8 @@ impl Isolate {
         self.batches.values().map(|batch| batch.slots(concurrency)).sum()
     }
 
-    /// The events that a lost isolate is to blame: those named, or those that may have been running.
-    pub fn culprits(&self, fault: &Fault, concurrency: usize) -> Vec<(u64, usize)> {
+    /// The events that a lost isolate may be blamed on: the one named, or all that may have been running.
+    pub fn culprits(&self, fault: &Fault) -> Vec<(u64, usize)> {
         match fault {
             Fault::Elsewhere => Vec::new(),
             Fault::Event { batch, event } => vec![(*batch, *event as usize)],
@@ -106,8 +110,7 @@ impl Isolate {
                 .batches
                 .iter()
                 .filter(|(id, _)| Some(**id) <= *reached)
-                .flat_map(|(id, batch)| batch.suspects(concurrency).map(|event| (*id, event)))
-                .take(concurrency)
+                .flat_map(|(id, batch)| batch.suspects().map(|event| (*id, event)))
                 .collect(),
         }
     }
@@ -130,10 +133,6 @@ const CPU_SPAN: Duration = Duration::from_millis(250);
 impl Isolates {
     pub fn new(concurrency: u32, now: Instant) -> Self {
         Self { all: BTreeMap::new(), concurrency: concurrency as usize, cpu: (Duration::ZERO, now), cpu_share: 0.0 }
-    }
-
-    pub fn concurrency(&self) -> usize {
-        self.concurrency
     }
 
     pub fn opening(&mut self, id: u32, now: Instant) {
@@ -210,7 +209,7 @@ mod tests {
                 properties: None,
             };
             let ticket = Ticket::new(assignment.clone(), offset, reports.clone());
-            Delivery { message: Message::copy_of(&message, "t".into()), failed_attempts: 0, ticket }
+            Delivery { message: Message::copy_of(&message, "t".into()), failed_attempts: 0, is_suspect: false, ticket }
         };
         InHand::new(0, ordered, Batch { lane: LaneId::Unordered, deliveries: (0..count).map(delivery).collect() })
     }
@@ -222,10 +221,21 @@ mod tests {
     #[test]
     fn who_never_reached_the_runner_is_not_to_blame() {
         let isolate = isolate([(3, in_hand(true, 2)), (4, in_hand(false, 3))]);
-        let cases = [(None, vec![]), (Some(3), vec![(3, 0)]), (Some(4), vec![(3, 0), (4, 0), (4, 1)])];
+        let all = vec![(3, 0), (3, 1), (4, 0), (4, 1), (4, 2)];
+        let cases = [(None, vec![]), (Some(3), all[..2].to_vec()), (Some(4), all)];
         for (reached, expected) in cases {
-            assert_eq!(isolate.culprits(&Fault::Unknown { reached }, 3), expected, "{reached:?}");
+            assert_eq!(isolate.culprits(&Fault::Unknown { reached }), expected, "{reached:?}");
         }
+    }
+
+    #[test]
+    fn a_suspect_has_its_isolate_to_itself() {
+        let mut isolates = Isolates::new(3, Instant::now());
+        let of = |is_suspect| InHand { is_suspect, ..in_hand(true, 1) };
+        isolates.all.insert(7, isolate([(0, of(false))]));
+        assert_eq!(isolates.with_room(), Some(7));
+        isolates.all.insert(7, isolate([(0, of(true))]));
+        assert_eq!(isolates.with_room(), None);
     }
 
     #[test]
@@ -233,6 +243,6 @@ mod tests {
         let mut batch = in_hand(true, 3);
         assert!(batch.take(0).is_some());
         batch.has_failed = true;
-        assert_eq!(isolate([(0, batch)]).culprits(&Fault::Unknown { reached: Some(0) }, 3), vec![]);
+        assert_eq!(isolate([(0, batch)]).culprits(&Fault::Unknown { reached: Some(0) }), vec![]);
     }
 }

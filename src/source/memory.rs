@@ -319,7 +319,7 @@ impl Feed {
             let message = Message::copy_of(&message, topic.clone());
             bytes += message.size();
             let ticket = Ticket::new(self.assignment.clone(), offset, self.reports.clone());
-            batches[*index as usize].push(Delivery { message, failed_attempts: 0, ticket });
+            batches[*index as usize].push(Delivery { message, failed_attempts: 0, is_suspect: false, ticket });
         }
         self.tracker.read(offset, matched.len() as u32, bytes);
         if matched.is_empty() {

@@ -38,6 +38,7 @@ impl Bench {
         Delivery {
             message: Message::copy_of(&message, "t".into()),
             failed_attempts: 0,
+            is_suspect: false,
             ticket: Ticket::new(self.assignments[partition].clone(), offset, self.reports.clone()),
         }
     }

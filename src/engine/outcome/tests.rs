@@ -126,6 +126,7 @@ fn delivery(assignment: &Arc<Assignment>, offset: i64, reports: &Reports) -> Del
     Delivery {
         message: Message::copy_of(&message, "orders".into()),
         failed_attempts: 0,
+        is_suspect: false,
         ticket: Ticket::new(assignment.clone(), offset, reports.clone()),
     }
 }
@@ -158,13 +159,28 @@ fn a_result_that_is_refused_late_stops_a_lane_in_which_nothing_waits() {
 
 #[test]
 fn a_runner_whose_own_code_fails_in_an_isolate_does_not_try_for_ever() {
-    let mut bench = Bench::new(Order::Partition, 1, 2);
+    let mut bench = Bench::new(Order::Partition, 1, 1);
     bench.hear(IsolateEvent::Closed(Some(failure(FailureClass::RunnerLost))));
     assert_eq!(bench.engine.triggers[0].lanes.stopped(), 1);
     // An isolate that was closed with all said blames nobody.
     let mut bench = Bench::new(Order::Partition, 1, 2);
     bench.hear(IsolateEvent::Closed(Some(failure(FailureClass::Timeout))));
     assert_eq!((bench.engine.triggers[0].lanes.stopped(), bench.waiting()), (0, 2));
+}
+
+#[test]
+fn where_nobody_knows_which_of_several_it_was_none_has_failed_and_each_goes_alone() {
+    for order in [Order::Partition, Order::None] {
+        let mut bench = Bench::new(order, 1, 3);
+        let fault = Fault::Unknown { reached: Some(BATCH) };
+        bench.hear(IsolateEvent::Lost { failure: failure(FailureClass::RunnerLost), fault });
+        let lanes = &mut bench.engine.triggers[0].lanes;
+        assert_eq!((lanes.stopped(), lanes.waiting()), (0, 3));
+        let later = Instant::now() + Duration::from_secs(60);
+        assert!(lanes.is_suspect_next(later));
+        let batch = lanes.take(later).unwrap();
+        assert_eq!((batch.deliveries.len(), batch.deliveries[0].failed_attempts), (1, 0));
+    }
 }
 
 #[test]

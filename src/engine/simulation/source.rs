@@ -297,7 +297,7 @@ fn take(partition: usize, held: &mut Held, exits: &mut [Exit], scene: &mut Scene
         scene.ledger.hand_out(held.assignment.id, Event { trigger, partition, offset });
         let ticket = Ticket::new(held.assignment.clone(), offset, exit.reports.clone());
         let message = Message::copy_of(&message, held.assignment.topic.clone());
-        exit.outbox.push(Delivery { message, failed_attempts: 0, ticket });
+        exit.outbox.push(Delivery { message, failed_attempts: 0, is_suspect: false, ticket });
     }
     held.tracker.read(offset, triggers.len() as u32, triggers.len());
 }

@@ -166,7 +166,7 @@ impl Supervisor {
             let message = Message::copy_of(&seen, life.assignment.topic.clone());
             held += message.size();
             let ticket = Ticket::new(life.assignment.clone(), seen.offset, self.reports.clone()).keeping(keep);
-            life.outbox[trigger as usize].push(Delivery { message, failed_attempts, ticket });
+            life.outbox[trigger as usize].push(Delivery { message, failed_attempts, is_suspect: false, ticket });
         }
         let (tag, deliveries) = (message.delivery_tag, life.matched.len() as u32);
         let otherwise = match (&mut life.in_hand, self.queue.on_no_match) {

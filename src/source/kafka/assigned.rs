@@ -102,7 +102,7 @@ impl Assigned {
             let message = Message::copy_of(&lent, partition.assignment.topic.clone());
             held += message.size();
             let ticket = Ticket::new(partition.assignment.clone(), offset, self.reports.clone());
-            self.outbox[trigger as usize].push(Delivery { message, failed_attempts: 0, ticket });
+            self.outbox[trigger as usize].push(Delivery { message, failed_attempts: 0, is_suspect: false, ticket });
         }
         partition.tracker.read(offset, self.matched.len() as u32, held);
         partition.next = Some(offset + 1);
