@@ -7,9 +7,13 @@ export CARGO_TARGET_DIR ?= $(LAGLESS_CACHE)/target
 # How long `make demo` runs; 0 means until Ctrl-C.
 DEMO_SECONDS ?= 20
 
+# Which scenarios `make soak` runs: all, or for example crashes, churn::kafka, network. Its table goes to SOAK_OUT.
+SCENARIO ?=
+SOAK_OUT ?= $(CARGO_TARGET_DIR)/soak.md
+
 # Every target uses the whole machine, and two package managers at once would wait for each other's locks.
 .NOTPARALLEL:
-.PHONY: help setup setup-test setup-check demo test check bench first-build-note
+.PHONY: help setup setup-test setup-check demo test check bench soak first-build-note
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -43,6 +47,16 @@ bench: setup-test ## measure against a real Apache Kafka and RabbitMQ in the rel
 	cargo build --locked --workspace --release
 	tests/brokers/kafka.sh with tests/bench/kafka.sh
 	tests/brokers/rabbitmq.sh with tests/bench/amqp.sh
+
+soak: setup-test ## long runs of the release build under crashes, outages and poison; SCENARIO=crashes runs one; prints a table
+	@test -e "$(CARGO_TARGET_DIR)/release/lagless" || echo "soak: the first release build takes 20 to 30 minutes on 2 cores"
+	cargo build --locked --workspace --release
+	cargo test --locked --test it --no-run
+	@test -n "$(SCENARIO)" || rm -f "$(SOAK_OUT)"
+	SOAK=1 SOAK_OUT="$(SOAK_OUT)" LAGLESS_BIN="$(CARGO_TARGET_DIR)/release/lagless" \
+		tests/brokers/rabbitmq.sh with tests/brokers/kafka.sh with \
+		cargo test --locked --test it soak::$(SCENARIO) -- --test-threads=1 --nocapture; \
+		status=$$?; cat "$(SOAK_OUT)"; exit $$status
 
 first-build-note:
 	@ls "$(CARGO_TARGET_DIR)"/debug/deps/libdeno_runtime-*.rlib >/dev/null 2>&1 || \
