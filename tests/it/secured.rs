@@ -104,7 +104,7 @@ fn kafka_with_tokens_from_a_command_that_follow_each_other() {
     let run = Numbered::on(&kafka.plain, "token-command", 2);
     run.produce(0..50);
     let client = kafka.client(&[("security.protocol", "SASL_SSL")]);
-    let script = "#!/bin/sh\necho run >> runs\ncat token\n";
+    let script = "#!/bin/sh\ncat token\necho run >> runs\n";
     let source = format!("{client}\noauth_token = {{ command = [\"sh\", \"./token.sh\"] }}");
     let project = SecuredKafka::project(&run, &kafka.sasl_ssl, &source).with("token.sh", script);
     let until_asked = |times: usize| {
@@ -208,12 +208,15 @@ fn a_kafka_client_that_is_not_trusted_is_told() {
 /// Messages go from a queue through a function to another queue, by this listener alone.
 #[track_caller]
 fn check_rabbit_passes(rabbit: &SecuredRabbit, name: &str, at: &str, source: &str) {
+    // Enough for sockets to be busy, which are read in another way then.
+    const MESSAGES: u64 = 5_000;
     let run = Queues::on(&rabbit.plain, name);
-    run.produce(0..50);
+    run.produce(0..MESSAGES);
     let project = rabbit.project(&run, at, source);
     let worker = start(&project);
     run.until_complete(&mut [worker]);
-    run.expect_none_lost(50);
+    let report = run.expect_none_lost(MESSAGES);
+    assert!(report.is_in_order(), "{report}");
 }
 
 #[track_caller]
