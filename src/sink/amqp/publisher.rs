@@ -20,6 +20,8 @@ use crate::source::kafka::client::Notices;
 const UNCONFIRMED_MAX: usize = 4096;
 /// How long the server may take to take a message that is published.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long to wait for the reason of a failure.
+const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a sink that is dropped goes on to deliver what it holds.
 pub(super) const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -148,7 +150,7 @@ impl Publisher {
         let mut unconfirmed = Unconfirmed::default();
         let outcome = loop {
             if let Err(trouble) = self.publish_queued(channel, &mut unconfirmed).await {
-                break Err(trouble);
+                break Err(self.cause(channel, &mut unconfirmed).await.unwrap_or(trouble));
             }
             if self.is_over() && unconfirmed.is_empty() {
                 break Ok(());
@@ -223,6 +225,20 @@ impl Publisher {
             }
         }
         Ok(())
+    }
+
+    /// Why nothing can be published any more. A channel that the server closes takes no messages from then on, and only
+    /// a moment later says why, to those that wait for a confirmation.
+    async fn cause(&mut self, channel: &Channel, unconfirmed: &mut Unconfirmed) -> Option<Trouble> {
+        let until = Instant::now() + CAUSE_TIMEOUT;
+        while !unconfirmed.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            let heard = tokio::time::timeout(left, unconfirmed.hear(channel)).await.ok()?;
+            if let Err(trouble) = self.heard(heard) {
+                return Some(trouble);
+            }
+        }
+        None
     }
 
     /// Answers the senders of what is confirmed.
