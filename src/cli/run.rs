@@ -1,10 +1,11 @@
 //! `lagless run`.
 
+use std::io;
 use std::sync::Arc;
 
 use clap::Args;
 use lagless_protocol::process::RunnerCommand;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{CliError, ConfigArgs, Exit};
 use crate::admin;
@@ -52,7 +53,9 @@ impl Run {
             use_stdin(&mut settings, self.stdin_format)?;
         }
         let registry = load_code(&settings)?;
-        let report = runtime()?.block_on(work(&settings, &registry, Arc::default(), signals()))?;
+        // Signals are listened for before anything starts.
+        let working = async { work(&settings, &registry, Arc::default(), signals()).await };
+        let report = runtime()?.block_on(working)?;
         Ok(exit_of(report))
     }
 }
@@ -119,10 +122,15 @@ pub fn exit_of(report: DrainReport) -> Exit {
     }
 }
 
-/// Completes with the first SIGTERM or SIGINT; the second ends the process at once.
-pub async fn signals() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
+/// Completes with the first SIGTERM or SIGINT from now on; the second ends the process at once. Must be called within a
+/// tokio runtime.
+pub fn signals() -> impl Future<Output = ()> {
+    let listening = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    stopped(listening)
+}
+
+async fn stopped(listening: (io::Result<Signal>, io::Result<Signal>)) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = listening else {
         tracing::error!("cannot listen for signals; the worker ends only when its inputs do");
         return std::future::pending().await;
     };
