@@ -151,6 +151,10 @@ fn what_is_there_is_ok_with_partitions_lag_and_messages_ready() {
         assert_eq!(results.iter().filter(|found| **found == what).count(), 2, "{what}: {results:?}");
     }
 
+    let set = "service.it.trigger.r.on_success={ amqp = \"rabbit\", exchange = \"\", routing_key = \"${header:to}\" }";
+    let made_of_messages = Found::by(&project, &["--set", set], 0);
+    made_of_messages.expect(("results", "/${header:to}"), "unknown", &["parts of each message"]);
+
     let table = project.lagless(&["check", "--connect"]);
     table.expect_code(0);
     assert!(table.stdout.starts_with("SOURCE") && table.stdout.contains(" 0 problem"), "{}", table.stdout);
