@@ -38,9 +38,13 @@ fn while_the_servers_memory_is_short_results_wait_and_nothing_is_settled_past_th
     assert_eq!(worker.page("/healthz").0, 200);
     own.ctl(&["set_vm_memory_high_watermark", "0.4"]);
     worker.until_logged("the server takes messages again");
-    run.until_complete(&mut [worker]);
+    let mut workers = [worker];
+    run.until_complete(&mut workers);
     let report = run.expect_none_lost(5_000);
-    assert!(report.is_in_order() && report.repeated.is_empty(), "{report}");
+    let log = workers[0].log();
+    // A machine so busy that a connection is given up meanwhile may repeat, and says so.
+    let is_given_up = log.contains("still trying");
+    assert!(report.is_in_order() && (is_given_up || report.repeated.is_empty()), "{report}{log}");
 }
 
 #[test]
