@@ -8,7 +8,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use super::*;
 use crate::config::{LogLevel, Order};
 use crate::delivery::retry::RetryPolicy;
-use crate::delivery::{Assignment, Report, Reports};
+use crate::delivery::{Assignment, Keep, Overdue, Report, Reports};
 use crate::engine::function::{Arrivals, FunctionSetup, TriggerSetup, Ways};
 use crate::engine::service::{Fault, IsolateEvent, Keeper, ServiceRunner};
 use crate::event::{Envelope, Message, MessageRef, Properties, Shape};
@@ -32,6 +32,11 @@ const BATCH: u64 = 1;
 impl Bench {
     /// `count` deliveries are in hand, as one batch.
     fn new(order: Order, attempts: u32, count: i64) -> Self {
+        Self::keeping(order, attempts, count, None)
+    }
+
+    /// The messages can be kept for so long only.
+    fn keeping(order: Order, attempts: u32, count: i64, keep: Option<Keep>) -> Self {
         let metrics = Metrics::default();
         let setup = FunctionSetup {
             name: "it.f".to_owned(),
@@ -61,7 +66,14 @@ impl Bench {
         let (reports, reported) = Reports::channel();
         let mut bench = Self { engine, reported, now, _keeper: keeper };
         let assignment = Assignment::new(1, "orders".into(), 0);
-        let deliveries = (0..count).map(|offset| delivery(&assignment, offset, &reports)).collect();
+        let deliveries = (0..count).map(|offset| {
+            let delivery = delivery(&assignment, offset, &reports);
+            match keep {
+                Some(keep) => Delivery { ticket: delivery.ticket.keeping(keep), ..delivery },
+                None => delivery,
+            }
+        });
+        let deliveries = deliveries.collect();
         bench.turn(Arrivals { intakes: vec![Intake::Deliveries { trigger: 0, deliveries }], ..Arrivals::default() });
         bench.hear(IsolateEvent::Opened { from_spare: true, took: Duration::ZERO });
         assert_eq!(bench.waiting(), 0, "all are in hand");
@@ -247,4 +259,37 @@ fn without_somebody_to_answer_nothing_waits_for_an_answer() {
     let mut bench = Bench::new(Order::Partition, 1, 1);
     bench.outcomes([Ok(b"1".to_vec())]);
     assert_eq!(bench.reports(), vec![(0, Settled::Finished)]);
+}
+
+#[test]
+fn what_cannot_be_kept_until_its_next_attempt_goes_back_or_has_used_up_its_attempts() {
+    let thrown = || Err(failure(FailureClass::Exception));
+    let keep = |then| Some(Keep { until: Instant::now(), then });
+    let mut bench = Bench::keeping(Order::Partition, 5, 2, keep(Overdue::Return));
+    bench.outcomes([thrown(), Err(failure(FailureClass::Skipped))]);
+    assert_eq!(bench.reports(), vec![(0, Settled::Returned)], "the other is not to blame");
+
+    let mut bench = Bench::keeping(Order::Partition, 5, 1, keep(Overdue::Exhaust));
+    bench.engine.triggers[0].setup.on_exhausted = OnExhausted::Reject;
+    bench.outcomes([thrown()]);
+    assert_eq!(bench.reports(), vec![(0, Settled::Rejected)]);
+
+    let late = Keep { until: Instant::now() + Duration::from_secs(60), then: Overdue::Exhaust };
+    let mut bench = Bench::keeping(Order::Partition, 5, 1, Some(late));
+    bench.outcomes([thrown()]);
+    assert_eq!((bench.reports(), bench.waiting()), (vec![], 1), "there is time for another attempt");
+}
+
+#[test]
+fn whatever_a_source_has_counted_a_message_is_tried_once_more() {
+    let mut bench = Bench::new(Order::None, 3, 1);
+    let (reports, _reported) = Reports::channel();
+    let assignment = Assignment::new(1, "orders".into(), 0);
+    let counted = |offset, failed_attempts| Delivery { failed_attempts, ..delivery(&assignment, offset, &reports) };
+    let deliveries = vec![counted(0, 1), counted(1, 7)];
+    bench.turn(Arrivals { intakes: vec![Intake::Deliveries { trigger: 0, deliveries }], ..Arrivals::default() });
+    let batches = bench.engine.isolates.all[&ISOLATE].batches.values();
+    let attempts: Vec<u32> =
+        batches.flat_map(|in_hand| in_hand.open()).map(|(_, delivery)| delivery.failed_attempts).collect();
+    assert_eq!(attempts, [0, 1, 2]);
 }

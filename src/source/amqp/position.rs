@@ -27,6 +27,8 @@ use crate::config::QueueSettings;
 
 /// After this long without the right somebody else has it.
 const STANDING_BY: Duration = Duration::from_secs(2);
+/// A note that takes longer is told of: a server that is short of memory or disk takes nothing.
+const NOTE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a last note may take.
 const LAST_NOTE: Duration = Duration::from_secs(2);
 
@@ -56,6 +58,8 @@ pub(super) struct Position {
     /// The note on its way, with its position.
     writing: Option<(Option<i64>, Writing)>,
     wrote_at: Instant,
+    /// Whether it was told that the note on its way takes long.
+    told_late: bool,
     /// A note is written anew after this long at the latest: servers take back what a consumer holds for long.
     refresh: Duration,
     /// The tag of the last note that came and is not settled; 0 where there is none.
@@ -106,6 +110,7 @@ impl Position {
             kept: None,
             writing: None,
             wrote_at: Instant::now(),
+            told_late: false,
             refresh: keep_max / 5,
             open: 0,
         };
@@ -159,8 +164,19 @@ impl Position {
     pub(super) fn keep(&mut self, next: Option<i64>) -> Result<(), String> {
         self.settle_overtaken()?;
         if let Some((_, writing)) = &mut self.writing {
-            let Some(written) = writing.as_mut().now_or_never() else { return Ok(()) };
+            let Some(written) = writing.as_mut().now_or_never() else {
+                if !self.told_late && self.wrote_at.elapsed() >= NOTE_TIMEOUT {
+                    self.told_late = true;
+                    tracing::warn!(
+                        queue = self.queue,
+                        "{}",
+                        too_late("reading goes on, and a crash would repeat more")
+                    );
+                }
+                return Ok(());
+            };
             written?;
+            self.told_late = false;
             self.kept = self.writing.take().and_then(|(next, _)| next).or(self.kept);
         }
         if next.is_some_and(|next| self.kept != Some(next)) || self.wrote_at.elapsed() >= self.refresh {
@@ -231,7 +247,8 @@ impl Position {
     }
 
     async fn write(&mut self, next: Option<i64>) -> Result<(), String> {
-        self.writing_of(next).await?;
+        let writing = tokio::time::timeout(NOTE_TIMEOUT, self.writing_of(next)).await;
+        writing.map_err(|_| too_late("still trying"))??;
         self.kept = next.or(self.kept);
         Ok(())
     }
@@ -279,6 +296,12 @@ fn received(next: Option<Result<Delivery, lapin::Error>>) -> Result<Delivery, St
         Some(Err(error)) => Err(explain(&error)),
         None => Err("reading the position has ended, as when its queue is deleted: beginning again".to_owned()),
     }
+}
+
+fn too_late(meanwhile: &str) -> String {
+    format!(
+        "the server has not taken the position for {NOTE_TIMEOUT:?}, as when it is short of memory or disk: {meanwhile}"
+    )
 }
 
 /// What cannot be read is nobody's and says nothing.

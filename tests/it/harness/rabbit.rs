@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, BasicQosOptions, BasicRejectOptions,
@@ -176,15 +176,27 @@ impl Rabbit {
             let mut consumer =
                 channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await.unwrap();
             let mut taken = Vec::new();
-            while let Ok(Some(Ok(message))) = tokio::time::timeout(Duration::from_secs(1), consumer.next()).await {
+            // How many of them are acknowledged: no tag twice, and none is kept over a pause.
+            let mut known = 0;
+            loop {
+                let next = match consumer.next().now_or_never() {
+                    Some(next) if taken.len() - known < 1000 => next,
+                    next => {
+                        if known < taken.len() {
+                            acknowledge(channel, taken.last()).await;
+                            known = taken.len();
+                        }
+                        match next {
+                            Some(next) => next,
+                            None => match tokio::time::timeout(Duration::from_secs(1), consumer.next()).await {
+                                Ok(next) => next,
+                                Err(_) => break,
+                            },
+                        }
+                    }
+                };
+                let Some(Ok(message)) = next else { break };
                 taken.push(message);
-                if taken.len() % 1000 == 0 {
-                    acknowledge(channel, taken.last()).await;
-                }
-            }
-            // No tag is acknowledged twice.
-            if taken.len() % 1000 != 0 {
-                acknowledge(channel, taken.last()).await;
             }
             // Only an answer says that the server has heard of it.
             channel.close(200, "done".into()).await.unwrap();
