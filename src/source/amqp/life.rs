@@ -26,6 +26,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the queue's length is asked for.
 const DEPTH_INTERVAL: Duration = Duration::from_secs(2);
+/// How often it is asked how far a stream reaches: the server counts anew every five seconds.
+const END_INTERVAL: Duration = Duration::from_secs(5);
 /// How long that may take.
 const DEPTH_TIMEOUT: Duration = Duration::from_millis(250);
 
@@ -158,7 +160,11 @@ impl Life {
 
     /// Asks how long the queue is, now and then. No answer is no news.
     pub(super) async fn ask_depth(&mut self, queue: &str) {
-        if self.asked.elapsed() < DEPTH_INTERVAL || !self.observer.status().connected() {
+        let interval = match self.in_hand {
+            InHand::Queue(_) => DEPTH_INTERVAL,
+            InHand::Stream(_) => END_INTERVAL,
+        };
+        if self.asked.elapsed() < interval || !self.observer.status().connected() {
             return;
         }
         self.asked = Instant::now();
