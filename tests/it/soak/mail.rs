@@ -75,6 +75,11 @@ impl Kind {
         matches!(self, Self::Poison(..))
     }
 
+    /// Whether the function makes a result of it, which is too large to be written.
+    pub fn is_refused_by_the_broker(self) -> bool {
+        matches!(self, Self::Poison("large", _))
+    }
+
     /// What the function says of it: type and size of the data, and whether it is null.
     pub fn expected(self) -> (Option<&'static str>, usize, bool) {
         match self {
