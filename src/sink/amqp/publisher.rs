@@ -20,6 +20,8 @@ use crate::source::kafka::client::Notices;
 const UNCONFIRMED_MAX: usize = 4096;
 /// How long the server may take to take a message that is published.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often is looked whether the server blocks publishers, while it takes none.
+const BLOCKED_LOOK: Duration = Duration::from_millis(500);
 /// How long to wait for the reason of a failure.
 const CAUSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a sink that is dropped goes on to deliver what it holds.
@@ -149,7 +151,7 @@ impl Publisher {
         let mut events = Box::pin(connection.events_listener());
         let mut unconfirmed = Unconfirmed::default();
         let outcome = loop {
-            if let Err(trouble) = self.publish_queued(channel, &mut unconfirmed).await {
+            if let Err(trouble) = self.publish_queued(connection, channel, &mut unconfirmed).await {
                 break Err(self.cause(channel, &mut unconfirmed).await.unwrap_or(trouble));
             }
             if self.is_over() && unconfirmed.is_empty() {
@@ -200,7 +202,12 @@ impl Publisher {
     }
 
     /// Publishes what is queued, as far as the bound on unconfirmed messages goes.
-    async fn publish_queued(&mut self, channel: &Channel, unconfirmed: &mut Unconfirmed) -> Result<(), Trouble> {
+    async fn publish_queued(
+        &mut self,
+        connection: &Connection,
+        channel: &Channel,
+        unconfirmed: &mut Unconfirmed,
+    ) -> Result<(), Trouble> {
         self.take_waiting();
         let most = if self.suspects > 0 { 1 } else { UNCONFIRMED_MAX };
         while unconfirmed.len() < most {
@@ -211,20 +218,46 @@ impl Publisher {
             let body = parcel.record.value.as_deref().unwrap_or_default();
             let (exchange, properties) = (self.form.exchange().clone(), self.form.properties(&parcel.record));
             let publishing = channel.basic_publish(exchange, key.clone(), options, body, properties);
-            let published = tokio::time::timeout(PUBLISH_TIMEOUT, publishing).await;
-            match published {
-                Ok(Ok(confirm)) => unconfirmed.add(parcel, key, confirm),
-                Ok(Err(error)) => {
+            match self.taken(connection, publishing).await {
+                Ok(confirm) => unconfirmed.add(parcel, key, confirm),
+                Err(trouble) => {
                     self.queued.push_front(parcel);
-                    return Err(Trouble::from(&error));
-                }
-                Err(_) => {
-                    self.queued.push_front(parcel);
-                    return Err(format!("the server took no message for {PUBLISH_TIMEOUT:?}; still trying").into());
+                    return Err(trouble);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Waits until a message is on its way. A server that blocks publishers, since it is short of memory or disk, may take
+    /// its time: another connection would be blocked as well, and what is unconfirmed on this one would be there twice.
+    async fn taken<T>(
+        &mut self,
+        connection: &Connection,
+        publishing: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, Trouble> {
+        let mut publishing = std::pin::pin!(publishing);
+        let mut since = Instant::now();
+        loop {
+            match tokio::time::timeout(BLOCKED_LOOK, &mut publishing).await {
+                Ok(published) => return published.map_err(|error| Trouble::from(&error)),
+                Err(_) if connection.status().blocked() => {
+                    since = Instant::now();
+                    self.tell_blocked("short of memory or disk");
+                }
+                Err(_) if since.elapsed() < PUBLISH_TIMEOUT => {}
+                Err(_) => {
+                    return Err(format!("the server took no message for {PUBLISH_TIMEOUT:?}; still trying").into());
+                }
+            }
+        }
+    }
+
+    fn tell_blocked(&mut self, reason: &str) {
+        let told = "the server blocks publishers: waiting until it has room again";
+        if self.notices.is_due(told, Instant::now()) {
+            tracing::warn!(sink = self.name, reason, "{told}");
+        }
     }
 
     /// Why nothing can be published any more. A channel that the server closes takes no messages from then on, and only
@@ -259,11 +292,7 @@ impl Publisher {
     fn heed(&mut self, event: Option<Event>) -> Result<(), Trouble> {
         match event {
             Some(Event::ConnectionBlocked(reason)) => {
-                tracing::warn!(
-                    sink = self.name,
-                    reason,
-                    "the server blocks publishers: waiting until it has room again"
-                );
+                self.tell_blocked(&reason.to_string());
                 Ok(())
             }
             Some(Event::ConnectionUnblocked) => {
