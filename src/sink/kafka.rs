@@ -17,7 +17,7 @@ use rdkafka::client::OAuthToken;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, ProducerContext};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{ClientConfig, ClientContext};
 
@@ -38,6 +38,17 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// How long the polling thread listens for acknowledgements at a stretch.
 const POLL: Duration = Duration::from_millis(50);
+
+/// How long records wait without any news of them before it is looked whether a broker can be reached at all. A client
+/// that was told of no brokers, as one that starts may say, forgets those it knows and never asks again
+/// (<https://github.com/confluentinc/librdkafka/issues/5301>).
+const STRANDED_AFTER: Duration = Duration::from_secs(30);
+
+/// How long a broker may take to answer then.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a client that is replaced may take to give back what it holds.
+const PURGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a producer that is dropped goes on to deliver what it holds.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -84,6 +95,8 @@ struct State {
     waiting: BTreeMap<Arc<str>, Waiting>,
     /// Records not answered yet.
     open: u64,
+    /// When there was last news of a record, or the first of those that wait was sent.
+    heard: Instant,
     /// The producer has failed for good and must be replaced.
     is_broken: bool,
 }
@@ -148,7 +161,8 @@ impl KafkaProducer {
             is_ending: AtomicBool::new(false),
         });
         let producer = shared.client().map_err(|error| fault(creation_error(&error)))?;
-        *shared.state() = Some(State { producer, last: 0, waiting: BTreeMap::new(), open: 0, is_broken: false });
+        let (waiting, heard) = (BTreeMap::new(), Instant::now());
+        *shared.state() = Some(State { producer, last: 0, waiting, open: 0, heard, is_broken: false });
         let (alive, finished) = mpsc::sync_channel::<()>(1);
         let served = shared.clone();
         thread::Builder::new()
@@ -205,6 +219,9 @@ impl Shared {
             // The producer has ended: unanswered records are abandoned, like all that were on their way.
             return;
         };
+        if state.open == 0 {
+            state.heard = Instant::now();
+        }
         state.last += 1;
         state.open += 1;
         parcel.number = state.last;
@@ -222,8 +239,9 @@ impl Shared {
         loop {
             let Some(producer) = self.state().as_ref().map(|state| state.producer.clone()) else { return };
             producer.poll(POLL);
+            let is_stranded = self.is_stranded(&producer);
             drop(producer);
-            if self.state().as_ref().is_some_and(|state| state.is_broken) {
+            if is_stranded || self.state().as_ref().is_some_and(|state| state.is_broken) {
                 self.rebuild();
             }
             self.send_waiting(Instant::now());
@@ -239,6 +257,25 @@ impl Shared {
                     }
                     return;
                 }
+            }
+        }
+    }
+
+    /// Whether records wait in a client that reaches nobody.
+    fn is_stranded(&self, producer: &BaseProducer<Context>) -> bool {
+        let waits = |state: &State| state.open > 0 && state.heard.elapsed() >= STRANDED_AFTER;
+        if !self.state().as_ref().is_some_and(waits) || self.is_ending.load(Ordering::Acquire) {
+            return false;
+        }
+        let answer = producer.client().fetch_metadata(None, ANSWER_TIMEOUT);
+        if let Some(state) = self.state().as_mut() {
+            state.heard = Instant::now();
+        }
+        match answer {
+            Ok(metadata) => metadata.brokers().is_empty(),
+            Err(error) => {
+                tracing::debug!(source = self.source_name, %error, "no broker answers the sink");
+                true
             }
         }
     }
@@ -306,8 +343,8 @@ impl Shared {
         if self.is_due("rebuild") {
             tracing::error!(
                 source = self.source_name,
-                "the producer has failed: making another one; unacknowledged \
-                records are sent again and may be written twice"
+                "the producer has failed, or has heard of no broker for {STRANDED_AFTER:?}: making another one; \
+                 unacknowledged records are sent again and may be written twice"
             );
         }
         match self.client() {
@@ -316,7 +353,12 @@ impl Shared {
                 else {
                     return;
                 };
-                // Dropped without the lock: what it still holds comes back through its context, to be sent again.
+                // Without the lock: what it still holds comes back through its context, to be sent again.
+                old.purge(PurgeConfig::default().queue().inflight());
+                let until = Instant::now() + PURGE_TIMEOUT;
+                while old.in_flight_count() > 0 && Instant::now() < until {
+                    old.poll(POLL);
+                }
                 drop(old);
                 if let Some(state) = self.state().as_mut() {
                     state.is_broken = false;
@@ -411,6 +453,7 @@ impl ProducerContext for Context {
     fn delivery(&self, result: &DeliveryResult<'_>, parcel: Arc<Parcel>) {
         let mut guard = self.0.state();
         let Some(state) = guard.as_mut() else { return };
+        state.heard = Instant::now();
         match result {
             Ok(_) => {
                 state.open -= 1;
