@@ -256,6 +256,11 @@ impl OwnRabbit {
 
 impl Drop for OwnRabbit {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.folder.path().join("rabbitmq.log")).unwrap_or_default();
+            let told: Vec<&str> = log.lines().filter(|line| !line.contains("[info]")).collect();
+            println!("the server's own log:\n{}", told.join("\n"));
+        }
         // A test that has failed already says more than a server that cannot be stopped.
         let _ = run_script("stop", self.folder.path(), &["--kill"]);
     }
