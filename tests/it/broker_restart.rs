@@ -45,7 +45,7 @@ fn a_broker_stopped_and_started_in_the_middle_costs_nothing_but_time() {
     let own = OwnKafka::start();
     let run = Numbered::on(&own.kafka, "restart", 4);
     let project = run.project("slow.ts", &Extra { service: "env = { WAIT_MS = \"2\" }", ..Extra::default() });
-    check_restart(&[(run, project)], 10_000, || own.stop(), || own.start_again());
+    check_restart(&[(run, project)], 10_000, || own.node.stop(), || own.node.start_again());
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn neither_do_classic_and_quorum_queues_lose_anything_with_their_server() {
         project.replace("kind = \"amqp\"", "kind = \"amqp\"\nin_flight = { messages = 4000 }");
         (run, project)
     });
-    check_restart(&runs, 4000, || own.stop(), || own.start_again());
+    check_restart(&runs, 4000, || own.node.stop(), || own.node.start_again());
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn while_the_output_topic_is_down_nothing_is_committed_past_unsent_results() {
     run.produce(0..1000);
     let mut worker = run.start(&project);
     run.until_complete(&mut worker);
-    down.stop();
+    down.node.stop();
     run.produce(1000..3000);
     worker.until_metric("lagless_trigger_attempts_total", "outcome=\"ok\"", |succeeded| succeeded >= 3000.0);
     throughout("nothing is committed whose result is not written", Duration::from_secs(5), || {
@@ -76,7 +76,7 @@ fn while_the_output_topic_is_down_nothing_is_committed_past_unsent_results() {
         if committed == 1000 { Ok(()) } else { Err(format!("{committed} are committed, 1000 are written")) }
     });
     assert_eq!(worker.metric(IN_FLIGHT, ""), 2000.0);
-    down.start_again();
+    down.node.start_again();
     run.until_complete(&mut worker);
     let report = run.expect_none_lost(3000);
     assert_eq!(report.repeated, [], "{report}");

@@ -1,7 +1,6 @@
 //! A real Kafka: the one that all tests share, or one of a test's own that it may stop.
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -10,8 +9,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
-use tempfile::TempDir;
 
+use super::node::Node;
 use super::proxy::Proxy;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,7 +35,7 @@ impl Kafka {
             Some(folder) => (sasl_address(Path::new(&folder)), None),
             None => {
                 let own = OwnKafka::start();
-                (sasl_address(own.folder.path()), Some(own))
+                (sasl_address(own.node.folder()), Some(own))
             }
         }
     }
@@ -157,73 +156,28 @@ impl Kafka {
     }
 }
 
-/// A server of a test's own, in a folder of its own; ends with the value.
+/// A server of a test's own.
 #[derive(Debug)]
 pub struct OwnKafka {
-    folder: TempDir,
+    pub node: Node,
     pub kafka: Kafka,
 }
 
 impl OwnKafka {
     pub fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let brokers = script("start", folder.path());
-        Self { folder, kafka: Kafka { brokers } }
+        let (node, brokers) = Node::start("kafka", &[]);
+        Self { node, kafka: Kafka { brokers } }
     }
 
     /// One whose listener with passwords sends its clients to a proxy, which leads there.
     pub fn start_behind(proxy: &Proxy) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let address = proxy.address().to_string();
-        let done = command("start", folder.path(), &[]).env("KAFKA_ADVERTISED_SASL", address).output().unwrap();
-        let brokers = printed("start", done);
-        proxy.forward_to(&sasl_address(folder.path()));
-        Self { folder, kafka: Kafka { brokers } }
-    }
-
-    pub fn stop(&self) {
-        script("stop", self.folder.path());
-    }
-
-    /// Ends it as a power cut of the server alone would.
-    pub fn kill(&self) {
-        let killed = run_script("stop", self.folder.path(), &["--kill"]).unwrap();
-        assert!(killed.status.success(), "{}", String::from_utf8_lossy(&killed.stderr));
-    }
-
-    pub fn start_again(&self) {
-        script("start", self.folder.path());
-    }
-}
-
-impl Drop for OwnKafka {
-    fn drop(&mut self) {
-        // A test that has failed already says more than a server that cannot be stopped.
-        let _ = run_script("stop", self.folder.path(), &["--kill"]);
+        let (node, brokers) = Node::start("kafka", &[("KAFKA_ADVERTISED_SASL", &proxy.address().to_string())]);
+        proxy.forward_to(&sasl_address(node.folder()));
+        Self { node, kafka: Kafka { brokers } }
     }
 }
 
 /// The address of the listener with passwords in a server's folder.
 fn sasl_address(folder: &Path) -> String {
     format!("127.0.0.1:{}", std::fs::read_to_string(folder.join("sasl_port")).unwrap().trim())
-}
-
-fn script(verb: &str, folder: &Path) -> String {
-    printed(verb, run_script(verb, folder, &[]).unwrap())
-}
-
-fn printed(verb: &str, done: Output) -> String {
-    assert!(done.status.success(), "kafka.sh {verb}: {}", String::from_utf8_lossy(&done.stderr));
-    String::from_utf8(done.stdout).unwrap().trim().to_owned()
-}
-
-fn run_script(verb: &str, folder: &Path, options: &[&str]) -> std::io::Result<Output> {
-    command(verb, folder, options).output()
-}
-
-fn command(verb: &str, folder: &Path, options: &[&str]) -> Command {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/brokers/kafka.sh");
-    let mut command = Command::new(script);
-    command.arg(verb).arg(folder).args(options).stdin(Stdio::null());
-    command
 }

@@ -1,6 +1,7 @@
 //! What tests of the whole program have in common: projects, worker processes, Kafka, and waiting for things.
 
 pub mod kafka;
+pub mod node;
 pub mod numbered;
 pub mod project;
 pub mod proxy;

@@ -1,7 +1,6 @@
 //! A real RabbitMQ: the one that all tests share, or one of a test's own that it may stop.
 
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -13,9 +12,9 @@ use lapin::options::{
 };
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
-use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+use super::node::Node;
 use super::project::{Project, case};
 use super::proxy::Proxy;
 use super::wait::{SOON, WORK, eventually};
@@ -219,62 +218,23 @@ async fn acknowledge(channel: &Channel, last: Option<&Delivery>) {
     }
 }
 
-/// A server of a test's own, in a folder of its own; ends with the value.
+/// A server of a test's own.
 #[derive(Debug)]
 pub struct OwnRabbit {
-    folder: TempDir,
+    pub node: Node,
     pub rabbit: Rabbit,
 }
 
 impl OwnRabbit {
     pub fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let url = script("start", folder.path());
-        Self { folder, rabbit: Rabbit { url } }
-    }
-
-    pub fn stop(&self) {
-        script("stop", self.folder.path());
-    }
-
-    /// Ends it as a power cut of the server alone would.
-    pub fn kill(&self) {
-        let killed = run_script("stop", self.folder.path(), &["--kill"]).unwrap();
-        assert!(killed.status.success(), "{}", String::from_utf8_lossy(&killed.stderr));
-    }
-
-    pub fn start_again(&self) {
-        script("start", self.folder.path());
+        let (node, url) = Node::start("rabbitmq", &[]);
+        Self { node, rabbit: Rabbit { url } }
     }
 
     /// Runs `rabbitmqctl`.
-    pub fn ctl(&self, args: &[&str]) {
-        let done = run_script("ctl", self.folder.path(), args).unwrap();
-        assert!(done.status.success(), "rabbitmqctl {args:?}: {}", String::from_utf8_lossy(&done.stderr));
+    pub fn ctl(&self, arguments: &[&str]) {
+        self.node.run("ctl", arguments);
     }
-}
-
-impl Drop for OwnRabbit {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let log = std::fs::read_to_string(self.folder.path().join("rabbitmq.log")).unwrap_or_default();
-            let told: Vec<&str> = log.lines().filter(|line| !line.contains("[info]")).collect();
-            println!("the server's own log:\n{}", told.join("\n"));
-        }
-        // A test that has failed already says more than a server that cannot be stopped.
-        let _ = run_script("stop", self.folder.path(), &["--kill"]);
-    }
-}
-
-fn script(verb: &str, folder: &Path) -> String {
-    let done = run_script(verb, folder, &[]).unwrap();
-    assert!(done.status.success(), "rabbitmq.sh {verb}: {}", String::from_utf8_lossy(&done.stderr));
-    String::from_utf8(done.stdout).unwrap().trim().to_owned()
-}
-
-fn run_script(verb: &str, folder: &Path, options: &[&str]) -> std::io::Result<Output> {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/brokers/rabbitmq.sh");
-    Command::new(script).arg(verb).arg(folder).args(options).stdin(Stdio::null()).output()
 }
 
 /// Numbered messages from one queue through one function to another queue.

@@ -53,11 +53,11 @@ fn kafka_that_is_stopped_and_killed_costs_nothing_but_time() {
     let own = OwnKafka::start();
     outages(Arc::new(Topics::on(&own.kafka, "broker", 4)), (20_000, End::Killed), |end, worker| {
         match end {
-            End::Stopped => own.stop(),
-            End::Killed => own.kill(),
+            End::Stopped => own.node.stop(),
+            End::Killed => own.node.kill(),
         }
         expect_told(worker);
-        own.start_again();
+        own.node.start_again();
     });
 }
 
@@ -69,10 +69,10 @@ fn rabbitmq_that_is_stopped_and_killed_costs_nothing_but_time() {
     // among many other tests: the long form goes on looking for the reason.
     outages(Arc::new(road), (10_000, End::Stopped), |end, worker| {
         match end {
-            End::Stopped => own.stop(),
-            End::Killed => own.kill(),
+            End::Stopped => own.node.stop(),
+            End::Killed => own.node.kill(),
         }
         expect_told(worker);
-        own.start_again();
+        own.node.start_again();
     });
 }
